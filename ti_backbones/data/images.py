@@ -1,0 +1,87 @@
+"""From encoded files to batches of square uint8 images."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .folder import Folder
+    from .shards import Shards
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """Decode an image file to (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: naming the file, if it is no image or is truncated.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        reason = "no known image format" if isinstance(e, Image.UnidentifiedImageError) else str(e)
+        raise InputError(f"image '{name}' cannot be read ({reason}): repair or remove it") from e
+
+
+def square(image: np.ndarray, size: int) -> Tensor:
+    """Centre crop to a square and resize, antialiased: (H, W, 3) -> (3, size, size) uint8."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    if (height, width) != (size, size):
+        top, left = (height - side) // 2, (width - side) // 2
+        box = (left, top, left + side, top + side)
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+class ImageSet(Dataset):
+    """A data set's images as square uint8 tensors (3, size, size), labels left aside."""
+
+    def __init__(self, samples: Folder | Shards, size: int):
+        self.samples, self.size = samples, size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return square(self.samples[index].image, self.size)
+
+
+class LoadedImages(Dataset):
+    """Images that were decoded once and stay in memory: (N, 3, size, size) uint8."""
+
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def load_all(samples: Folder | Shards, size: int, limit: int | None = None, workers: int = 0) -> LoadedImages:
+    """Decode a set, or its first `limit` images, into memory, with a progress bar if it takes long.
+
+    Raises:
+        InputError: naming the first image that cannot be read.
+    """
+    images = ImageSet(samples, size)
+    n = len(images) if limit is None else min(limit, len(images))
+    loader = DataLoader(torch.utils.data.Subset(images, range(n)), batch_size=64, num_workers=workers)
+    out = torch.empty(n, 3, size, size, dtype=torch.uint8)
+    done = 0
+    for batch in tqdm(loader, desc="reading images", unit="batch", delay=2, leave=False):
+        out[done : done + len(batch)] = batch
+        done += len(batch)
+    return LoadedImages(out)

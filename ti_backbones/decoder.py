@@ -1,0 +1,65 @@
+"""Decoders: from features back to the image. Needed in pretraining only; thrown away afterwards."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .errors import InputError
+
+CHANNELS = (128, 64, 48, 32, 32)
+STRIDE = 2 ** len(CHANNELS)  # from the grid to the image
+
+
+def _upsample(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+
+
+class Decoder(nn.Module):
+    """Five transposed convolutions from a small grid to the image; the last one is linear.
+
+    Its targets are signed (normalised images), hence no activation at the end. It has no batch
+    statistics: they would tie the images of a batch together, and one process to the next.
+
+    Args:
+        inputs: width of the stem's input.
+        size: side of the decoded image, a multiple of 32.
+        channels: colour channels of the image.
+
+    Raises:
+        InputError: for another size.
+    """
+
+    def __init__(self, size: int, channels: int = 3):
+        super().__init__()
+        if size < STRIDE or size % STRIDE:
+            raise InputError(f"decoded size {size} is no multiple of {STRIDE}: take {max(round(size / STRIDE), 1) * STRIDE}")
+        self.size, self.grid = size, size // STRIDE
+        layers: list[nn.Module] = []
+        for a, b in zip(CHANNELS, CHANNELS[1:], strict=False):
+            layers += [_upsample(a, b), nn.GroupNorm(8, b), nn.ReLU()]
+        self.up = nn.Sequential(*layers, _upsample(CHANNELS[-1], channels))
+
+
+class PooledDecoder(Decoder):
+    """Draws the image from the pooled latent alone: z (B, D) -> (B, channels, size, size)."""
+
+    def __init__(self, dim: int, size: int, channels: int = 3):
+        super().__init__(size, channels)
+        self.stem = nn.Linear(dim, CHANNELS[0] * self.grid**2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.up(self.stem(z).unflatten(1, (CHANNELS[0], self.grid, self.grid)).relu())
+
+
+class MapDecoder(Decoder):
+    """Draws the image from the last feature map, of any resolution: (B, C, h, w) -> (B, channels, size, size)."""
+
+    def __init__(self, dim: int, size: int, channels: int = 3):
+        super().__init__(size, channels)
+        self.stem = nn.Conv2d(dim, CHANNELS[0], 1)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        x = self.stem(feature_map)
+        if x.shape[-2:] != (self.grid, self.grid):
+            x = nn.functional.interpolate(x, (self.grid, self.grid), mode="bilinear", align_corners=False)
+        return self.up(x.relu())

@@ -1,0 +1,131 @@
+"""The action of O(2) on images: flip, then rotate, in one warp about the exact centre.
+
+Corners must not tell the angle. A *view* is therefore framed in one of two ways:
+
+- ``disc``: every view, the unrotated one too, keeps only the centred disc that no rotation takes out
+  of the image, and is constant outside it;
+- ``crop``: every view is cut at `CROP_SCALE` of the source, so that none ever samples outside it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .o2 import Element, identity, matrix
+
+Frame = Literal["disc", "crop"]
+FRAMES: tuple[Frame, ...] = ("disc", "crop")
+CROP_SCALE = 0.70  # at most 1 / sqrt(2): the cut's corners stay inside the source at every angle
+QUARTER_TOLERANCE = 1e-6  # radians
+
+
+def act(g: Element, images: Tensor, size: int | None = None, scale: float = 1.0) -> Tensor:
+    """Transform each image by its own element.
+
+    On square images, elements within 1e-6 rad of a quarter turn, with or without flip, are exact
+    permutations of the pixels (bit-equal to ``rot90`` and ``flip``). All others are one bilinear
+    sampling, zero outside the source. Differentiable in the images, and in the angle if that asks
+    for a gradient.
+
+    Args:
+        g: B elements.
+        images: (B, C, H, W), floating or uint8; the pixel (0, 0) spans 0 to 1, the centre is
+            (W / 2, H / 2).
+        size: side of the square output; the source's own (H, W) if None.
+        scale: share of the source's extent that the output covers, about the centre.
+
+    Returns:
+        (B, C, size, size), or (B, C, H, W), in the dtype of `images`.
+
+    Raises:
+        ValueError: if the batch sizes differ.
+    """
+    if len(g) != len(images):
+        raise ValueError(f"{len(g)} group elements for {len(images)} images: give one for each")
+    height, width = images.shape[-2:]
+    out = (size, size) if size is not None else (height, width)
+    unscaled = scale == 1.0 and out == (height, width)
+    turns = g.angle.detach() / (math.pi / 2)
+    quarter = (turns - turns.round()).abs() * (math.pi / 2) <= QUARTER_TOLERANCE
+    if out[0] != out[1]:
+        quarter &= turns.round().long() % 2 == 0
+    if g.angle.requires_grad:
+        quarter = torch.zeros_like(quarter)
+    if not quarter.any():
+        return _warp(g, images, out, scale)
+    code = torch.where(quarter, turns.round().long() % 4 + 4 * g.flip.long(), -1)
+    if unscaled and bool((code == 0).all()):
+        return images
+    result = images.new_empty(*images.shape[:2], *out)
+    for c in code.unique().tolist():
+        index = (code == c).nonzero().squeeze(1)
+        part = images[index.to(images.device)]
+        if c < 0:
+            part = _warp(g[index], part, out, scale)
+        else:
+            if not unscaled:
+                part = _warp(identity(len(index)), part, out, scale)
+            if c >= 4:
+                part = part.flip(-1)
+            part = part.rot90(c % 4, (-2, -1))
+        result[index.to(images.device)] = part
+    return result
+
+
+def _warp(g: Element, images: Tensor, out: tuple[int, int], scale: float) -> Tensor:
+    """One bilinear sampling: output pixel u takes the source at scale · M_g⁻¹ u about the centre."""
+    height, width = images.shape[-2:]
+    source = torch.tensor([width, height], dtype=torch.float64) / 2
+    # the output covers a square of the source's shorter side unless it keeps the source's shape
+    target = source if out == (height, width) else source.min().expand(2)
+    m = matrix(g).mT * (scale * target.to(g.angle)) / source.to(g.angle)[:, None]
+    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+    theta = F.pad(m, (0, 1)).to(images.device, dtype)
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(theta, [len(images), 1, *out], align_corners=False)
+        warped = F.grid_sample(images.to(dtype), grid, "bilinear", "zeros", align_corners=False)
+    if not images.dtype.is_floating_point:
+        warped = warped.round().clamp(0, 255)
+    return warped.to(images.dtype)
+
+
+@lru_cache(maxsize=32)
+def disc_mask(size: int, device: torch.device | str = "cpu") -> Tensor:
+    """(size, size) bool: pixels whose every rotation about the centre is sampled inside the image."""
+    r = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
+    return r[:, None] ** 2 + r[None, :] ** 2 <= ((size - 1) / 2) ** 2
+
+
+def view(
+    g: Element, images: Tensor, size: int | None = None, frame: Frame = "disc", fill: float = 0.0
+) -> Tensor:
+    """g·x, framed so that its corners say nothing of g.
+
+    Args:
+        g: B elements.
+        images: (B, C, H, W), square.
+        size: side of the view; the image's own if None.
+        frame: "disc" or "crop", see the module.
+        fill: what stands outside the disc.
+
+    Returns:
+        (B, C, size, size).
+
+    Raises:
+        ValueError: for images that are not square, or another frame.
+    """
+    if images.shape[-1] != images.shape[-2]:
+        height, width = images.shape[-2:]
+        raise ValueError(f"a view needs square images, not {height} x {width}: crop them first")
+    if frame == "crop":
+        return act(g, images, size, CROP_SCALE)
+    if frame != "disc":
+        raise ValueError(f"unknown frame '{frame}': one of {', '.join(FRAMES)}")
+    turned = act(g, images, size)
+    return torch.where(disc_mask(turned.shape[-1], turned.device), turned, fill).to(images.dtype)

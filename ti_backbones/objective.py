@@ -1,0 +1,282 @@
+"""The training objective: reconstruction, ordinary and secondary constraints, collapse guard.
+
+Pure functions over latents and views, and one thin module that assembles them. Two presets:
+
+- ``o2``: two views an image, an exact `O2Representation`, relative ordinary error, and the picture
+  drawn from the pooled latent: x from z, and g·x from T_g z. Composition needs no loss.
+- ``paper``: TI-Net's [0] fourteen views and terms on `LowRankAffine`, corrected: angles in radians,
+  errors relative to the latent's variance, a linear last decoder layer, corners that tell nothing.
+
+[0] Learning Transformation-Isomorphic Latent Space for Accurate Hand Pose Estimation,
+    arXiv 2502.12535.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+
+from . import o2
+from .images import Frame, view
+from .latent import LatentTransformer
+from .o2 import Element
+
+UNIFORMS = 6 + 5 * 14  # uniform numbers that decide everything random about one source image
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: the views and the weight of each term.
+
+    Attributes:
+        latent: kind of the latent transformer.
+        views: the plan of views, "pair" or "paper".
+        decode: what the decoder draws from: the pooled latent, or the last feature map.
+        reconstruction: weight of ‖dec(z(x)) - x‖², mean over pixels and views.
+        transformed: weight of ‖dec(T_g z(x)) - g·x‖² (pooled decoding only).
+        identity, ordinary, secondary: weights of the relative errors of T_e z = z, T_g z(x) = z(g·x)
+            and T_h T_g z(x) = z(h·g·x).
+        relative_to: what the errors are relative to: the error of doing nothing, so that the ordinary
+            term is 1 - gain, or the latent's variance.
+        moving_floor: weight of the hinge that keeps what g changes in each coordinate of P(z - μ) at a
+            standard deviation of at least `floor`. It counts the change between two views of one
+            image: variance that invariant content brings would hide a collapse.
+        latent_floor: weight of the same hinge on z's mean standard deviation; relative errors leave
+            the scale free.
+        floor: the standard deviation asked for.
+        colour: strength of the change of colour and exposure between the views, 0 for none.
+        frame: how views are framed, see `images`.
+    """
+
+    latent: Literal["o2", "affine"] = "o2"
+    views: Literal["pair", "paper"] = "pair"
+    decode: Literal["pooled", "map"] = "pooled"
+    reconstruction: float = 1.0
+    transformed: float = 1.0
+    identity: float = 0.0
+    ordinary: float = 0.2
+    secondary: float = 0.0
+    relative_to: Literal["nothing", "variance"] = "nothing"
+    moving_floor: float = 0.5
+    latent_floor: float = 0.5
+    floor: float = 0.5
+    colour: float = 0.0
+    frame: Frame = "disc"
+
+
+PRESETS: dict[str, Objective] = {
+    "o2": Objective(),
+    "paper": Objective(
+        latent="affine",
+        views="paper",
+        decode="map",
+        transformed=0.0,
+        identity=0.01,
+        ordinary=0.01,
+        secondary=0.01,
+        relative_to="variance",
+        moving_floor=0.0,
+        latent_floor=0.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which views are made, and which pairs of them the constraints compare.
+
+    Attributes:
+        elements: one batch of B elements per view, relative to the source image.
+        ordinary: (a, b): T_g z_a should equal z_b, with g the element from view a to view b.
+        secondary: (a, g, h, b): T_h T_g z_a should equal z_b.
+    """
+
+    elements: list[Element]
+    ordinary: list[tuple[int, int]]
+    secondary: list[tuple[int, Element, Element, int]]
+
+
+def pair_plan(u: Tensor) -> Plan:
+    """Two independent, uniformly random views of each image.
+
+    Args:
+        u: (B, >= 4) uniform numbers in [0, 1).
+    """
+    return Plan([o2.from_uniform(u[:, 0], u[:, 1]), o2.from_uniform(u[:, 2], u[:, 3])], [(0, 1)], [])
+
+
+def paper_plan(u: Tensor) -> Plan:
+    """TI-Net's fourteen views and nine compositions, all behind one random base element.
+
+    View 0 is the (randomly placed) image itself; 1 to 3 are h, r(a1), hr(a2); 4 and 5 are r(b1) and
+    hr(b2); the rest are the compositions of the first three with h, r(b1), hr(b2) [0, Table 1].
+
+    Args:
+        u: (B, >= 6) uniform numbers in [0, 1): base flip and angle, a1, a2, b1, b2.
+    """
+    a1, a2, b1, b2 = (u[:, i].double() * o2.TAU for i in range(2, 6))
+    rotation = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    h = Element(~rotation, torch.zeros_like(a1))
+    first = [h, Element(rotation, a1), Element(~rotation, a2)]
+    second = [h, Element(rotation, b1), Element(~rotation, b2)]
+    views, secondary = [o2.identity(len(u), u.device), *first, *second[1:]], []
+    for g in first:
+        for k in second:
+            involution = g is h and k is h  # h∘h = e: the image itself
+            secondary.append((0, g, k, 0 if involution else len(views)))
+            if not involution:
+                views.append(k @ g)
+    base = o2.from_uniform(u[:, 0], u[:, 1])
+    return Plan([v @ base for v in views], [(0, 1), (0, 2), (0, 3)], secondary)
+
+
+PLANS = {"pair": pair_plan, "paper": paper_plan}
+
+
+def recolour(images: Tensor, u: Tensor, strength: float) -> Tensor:
+    """Change exposure, contrast and the colour of the light, image by image.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        u: (B, 5) uniform numbers: a gain for each channel, contrast, brightness.
+        strength: 0 leaves the images as they are; gains vary by up to ± strength.
+    """
+    s = ((u * 2 - 1) * strength).to(images)[:, :, None, None]
+    mean = images.mean((1, 2, 3), keepdim=True)
+    out = (images - mean) * (1 + s[:, 3:4]) + mean
+    return (out * (1 + 0.5 * s[:, :3]) * (1 + 0.5 * s[:, 4:5])).clamp(0, 1)
+
+
+def moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (D,) of latents over the whole batch of all ranks, with gradient."""
+    s = over_ranks(torch.stack([z.mean(0), z.square().mean(0)]))
+    return s[0], (s[1] - s[0].square()).clamp(min=0)
+
+
+def over_ranks(mean: Tensor) -> Tensor:
+    """The average of every rank's batch mean, with gradient."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        return dist_nn.all_reduce(mean) / dist.get_world_size()
+    return mean
+
+
+def relative_error(prediction: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """E‖prediction - target‖² / scale.
+
+    Args:
+        prediction, target: (B, D).
+        scale: (), the latent's variance, or the error of doing nothing.
+    """
+    return (prediction - target).square().sum(1).mean() / scale.clamp(min=1e-12)
+
+
+def floor_hinge(variance: Tensor, floor: float) -> Tensor:
+    """Mean of max(0, floor - std): zero where every coordinate varies enough (VICReg, arXiv 2105.04906)."""
+    return (floor - (variance + 1e-6).sqrt()).relu().mean()
+
+
+class TIObjective(nn.Module):
+    """Everything that is trained, and its loss.
+
+    Args:
+        ti: the TI backbone.
+        decoder: a decoder of what `objective.decode` names.
+        objective: weights and views.
+        mean, std: (3,) normalisation of the images, as the encoder wants it.
+    """
+
+    def __init__(self, ti, decoder: nn.Module, objective: Objective, mean, std):
+        super().__init__()
+        self.ti, self.decoder, self.objective = ti, decoder, objective
+        self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    @property
+    def transformer(self) -> LatentTransformer:
+        return self.ti.latent_transformer
+
+    def views(self, images: Tensor, u: Tensor) -> tuple[Plan, list[Tensor], list[Tensor]]:
+        """The plan, the views that the encoder sees, and those that the decoder has to draw.
+
+        Args:
+            images: (B, 3, S, S) in [0, 1]. u: (B, UNIFORMS) uniform numbers.
+        """
+        w, plan = self.objective, PLANS[self.objective.views](u)
+        clean = (images - self.image_mean) / self.image_std
+        targets = [view(g, clean, frame=w.frame) for g in plan.elements]
+        if not w.colour:
+            return plan, targets, targets
+        inputs = []
+        for i, g in enumerate(plan.elements):
+            lit = recolour(images, u[:, 6 + 5 * i :][:, :5], w.colour)
+            inputs.append(view(g, (lit - self.image_mean) / self.image_std, frame=w.frame))
+        return plan, inputs, targets
+
+    def forward(self, images: Tensor, u: Tensor) -> dict[str, Tensor]:
+        """The loss and its terms.
+
+        Args:
+            images: (B, 3, S, S) in [0, 1].
+            u: (B, UNIFORMS) uniform numbers in [0, 1) that decide the views.
+
+        Returns:
+            scalars: "loss", every term of nonzero weight, and "gain" of the batch.
+        """
+        w, n = self.objective, len(images)
+        plan, inputs, targets = self.views(images, u)
+        z_all, maps = self.ti.encode(torch.cat(inputs).contiguous(memory_format=torch.channels_last))
+        z_all = z_all.float()
+        self.transformer.observe(z_all)
+        _, variance = moments(z_all)
+        z = z_all.split(n)
+        target = torch.cat(targets)
+        terms: dict[str, Tensor] = {}
+        terms["reconstruction"] = self.draw(maps if w.decode == "map" else z_all, target)
+        moved, aims, still = [], [], []
+        for a, b in plan.ordinary:
+            g = plan.elements[b] @ o2.inverse(plan.elements[a])
+            moved.append(self.transformer(z[a], g))
+            aims.append(b)
+            still.append((z[a] - z[b]).square().sum(1).mean())
+            if self.transformer.kind == "o2":  # an isometry: the way back has the same error, and costs no view
+                moved.append(self.transformer(z[b], o2.inverse(g)))
+                aims.append(a)
+        doing_nothing = over_ranks(torch.stack(still).mean())
+        scale = doing_nothing if w.relative_to == "nothing" else variance.sum()
+        terms["ordinary"] = torch.stack(
+            [relative_error(m, z[b], scale) for m, b in zip(moved, aims, strict=True)]
+        ).mean()
+        if w.transformed and w.decode == "pooled":
+            terms["transformed"] = self.draw(torch.cat(moved), torch.cat([targets[b] for b in aims]))
+        if w.identity:
+            unmoved = self.transformer(z[0], o2.identity(n, z_all.device))
+            terms["identity"] = relative_error(unmoved, z[0], scale)
+        if w.secondary:
+            twice = [
+                relative_error(self.transformer(self.transformer(z[a], g), h), z[b], scale)
+                for a, g, h, b in plan.secondary
+            ]
+            terms["secondary"] = torch.stack(twice).sum() if twice else variance.new_zeros(())
+        if w.moving_floor:
+            a, b = plan.ordinary[0]
+            change = self.transformer.coordinates(z[a]) - self.transformer.coordinates(z[b])
+            terms["moving_floor"] = floor_hinge(over_ranks(change.square().mean(0)) / 2, w.floor)
+        if w.latent_floor:
+            terms["latent_floor"] = floor_hinge(variance.mean(0, keepdim=True), w.floor)
+        loss = sum(getattr(w, name) * term for name, term in terms.items())
+        with torch.no_grad():
+            gain = 1 - terms["ordinary"] * scale / doing_nothing.clamp(min=1e-12)
+            moving = doing_nothing / (2 * variance.sum()).clamp(min=1e-12)
+        return {"loss": loss, **terms, "gain": gain, "moving": moving}
+
+    def draw(self, features: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error per pixel of the decoded images against views (B, 3, S, S)."""
+        drawn = self.decoder(features.to(memory_format=torch.channels_last) if features.ndim == 4 else features)
+        if drawn.shape[-1] != target.shape[-1]:
+            target = nn.functional.interpolate(target, drawn.shape[-2:], mode="area")
+        return (drawn.float() - target).square().mean()
