@@ -9,7 +9,6 @@ from timm_suite import BASES, fetch_timm_tests, run_timm_tests
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_timm_own_tests_pass_on_the_twins(request: pytest.FixtureRequest, tmp_path: Path):
     hub = tmp_path / "hub"
     for base in BASES:

@@ -6,8 +6,10 @@ input of its classifier), of width `head_hidden_size`.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from . import latent
-from .checkpoint import write_atomically
+from .checkpoint import write_files
+from .download import check_reachable
 from .errors import InputError
 from .o2 import element
 
@@ -159,9 +162,12 @@ class TIBackbone(nn.Module):
         args = config.get("model_args", {})
         args.pop("latent_transformer", None)  # ours, no argument of the plain model
         args.pop("num_classes", None)  # transformers refuses it here
-        write_atomically(folder / WEIGHTS_FILE, _serialise(self.encoder))
-        write_atomically(folder / TRANSFORMER_FILE, _serialise(self.latent_transformer))
-        write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=2).encode() + b"\n")
+        files = {
+            WEIGHTS_FILE: _serialise(self.encoder),
+            TRANSFORMER_FILE: _serialise(self.latent_transformer),
+            CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n",
+        }
+        write_files(folder, files)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **timm_kwargs) -> TIBackbone:
@@ -174,6 +180,8 @@ class TIBackbone(nn.Module):
         Raises:
             InputError: if there is none, or it does not fit.
         """
+        from .published import check_folder
+
         folder = find_folder(str(name))
         ours = read_config(folder).get("ti_backbones")
         if ours is None or not (folder / TRANSFORMER_FILE).is_file():
@@ -181,9 +189,16 @@ class TIBackbone(nn.Module):
                 f"'{name}' has no latent transformer ({TRANSFORMER_FILE}): load it as a plain timm model with"
                 f" timm.create_model('local-dir:{folder}'), or wrap that in TIBackbone"
             )
+        check_folder(folder, read_config(folder)["architecture"])  # timm itself is not strict about classifiers
         encoder = create_encoder(f"local-dir:{folder}", pretrained=True, **timm_kwargs)
-        transformer = dict(ours["latent_transformer"])
-        ti = cls(encoder, transformer.pop("kind"), latent_config=transformer)
+        try:
+            transformer = dict(ours["latent_transformer"])
+            ti = cls(encoder, transformer.pop("kind"), latent_config=transformer)
+        except (KeyError, TypeError, ValueError) as e:
+            raise InputError(
+                f"'{folder / CONFIG_FILE}' does not describe the latent transformer ({_first_line(e)}):"
+                " save the model again"
+            ) from e
         load_strictly(ti.latent_transformer, read_weights(folder / TRANSFORMER_FILE), folder / TRANSFORMER_FILE)
         ti.metadata = {k: v for k, v in ours.items() if k != "latent_transformer"}
         return ti.eval()
@@ -208,6 +223,8 @@ def create_encoder(name: str, pretrained: bool = False, **timm_kwargs) -> nn.Mod
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
         raise InputError(f"unknown model '{name}': {hint}")
+    if pretrained:
+        check_reachable(name)
     try:
         return timm.create_model(name, pretrained=pretrained, **({"num_classes": 0} | timm_kwargs))
     except (RuntimeError, TypeError, ValueError, OSError, SafetensorError) as e:
@@ -260,15 +277,29 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, KeyError, Exception) as e:
-        raise InputError(f"weights '{path}' cannot be read ({_first_line(e)}): give a safetensors file") from e
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training script stores its options
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise InputError(
+            f"weights '{path}' are no tensors alone, or damaged; nothing in the file was run: give a safetensors file"
+        ) from e
+    except OSError as e:
+        raise InputError(f"weights '{path}' cannot be read ({e.strerror or e}): give a file of weights") from e
+    except Exception as e:  # torch raises many kinds for a damaged file
+        raise InputError(f"weights '{path}' cannot be read ({_first_line(e)}): fetch or save the file again") from e
     for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"weights '{path}' hold no state dict: give a file of named tensors")
     return {k.removeprefix("module."): v for k, v in state.items()}
+
+
+def weights_of(path: str | Path) -> Path | None:
+    """The weights file that a path names: itself, or that of a model folder; None if there is none."""
+    path = Path(path).expanduser()
+    path = path / WEIGHTS_FILE if path.is_dir() else path
+    return path if path.is_file() else None
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source) -> None:

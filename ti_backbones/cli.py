@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -55,7 +58,7 @@ def _inspect(config: InspectConfig) -> None:
 def _preset(arguments: Sequence[str]) -> Objective:
     """The objective that the options refine: that of the preset which the command line names."""
     name = "o2"
-    for this, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for this, following in itertools.pairwise([*arguments, ""]):
         if this.partition("=")[0] == "--preset":
             name = this.partition("=")[2] or following
     return PRESETS.get(name, PRESETS["o2"])
@@ -122,11 +125,12 @@ def parse(name: str, arguments: Sequence[str]):
 
 
 def _one_line(box: str) -> str:
-    """The words of tyro's boxed error, without its frame and its pointer to the help."""
-    lines = [line.strip("│╭╮╰╯─ ").strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    title, *body = [line for line in lines if line]
-    words = " ".join(line for line in body if "--help" not in line and "full helptext" not in line)
-    return f"{title.lower()}: {words}" if words else title.lower()
+    """The words of tyro's boxed error, without its frame, its title and the help that it repeats."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
+    title, *body = [line.strip("│╭╮╰╯─ ") for line in plain if line.strip("│╭╮╰╯─- ")]
+    said = list(itertools.takewhile(lambda line: not line.startswith(("Argument helptext", "For full helptext")), body))
+    words = " ".join(line for line in said if "--help" not in line) or title.lower()
+    return words[0].lower() + words[1:].rstrip(". ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,7 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: BaseException, debug: bool, message: str) -> int:
     if debug:
         raise error
-    print(f"{PROGRAM}: error: {message}", file=sys.stderr, flush=True)
+    if int(os.environ.get("RANK", 0)):  # under torchrun one process speaks for all
+        time.sleep(1)  # torchrun ends the others as soon as one has failed: let that one speak first
+    else:
+        print(f"{PROGRAM}: error: {message}", file=sys.stderr, flush=True)
     return 2
 
 

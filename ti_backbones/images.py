@@ -5,6 +5,8 @@ Corners must not tell the angle. A *view* is therefore framed in one of two ways
 - ``disc``: every view, the unrotated one too, keeps only the centred disc that no rotation takes out
   of the image, and is constant outside it;
 - ``crop``: every view is cut at `CROP_SCALE` of the source, so that none ever samples outside it.
+  It loses half of the picture, and what the corners show changes with the angle, so that no encoder
+  that looks there can be exactly isomorphic; for sources with room to spare.
 """
 
 from __future__ import annotations

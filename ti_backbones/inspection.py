@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -10,11 +11,15 @@ import torch
 
 from . import isomorphism, o2
 from .backbone import CONFIG_FILE, TRANSFORMER_FILE, TIBackbone, create_encoder, find_folder, read_config
-from .checkpoint import write_atomically
+from .checkpoint import replacing, write_atomically
 from .data import load_all, open_data
+from .distributed import find_device
 from .errors import InputError
 from .images import Frame
 from .isomorphism import Certificate
+from .pretrain_setup import has_fixed_size
+
+FIGURES = (".png", ".pdf", ".svg")
 
 
 @dataclass
@@ -55,17 +60,21 @@ def inspect(config: InspectConfig) -> Certificate:
             raise InputError(f"--{name} is {getattr(config, name)}: it must be at least 2")
     if config.size < 0:
         raise InputError(f"--size is {config.size}: it must be 0 or more")
+    if config.figure is not None:
+        if config.figure.suffix not in FIGURES:
+            raise InputError(f"--figure is '{config.figure}': it must end in {', '.join(FIGURES)}")
+        import_module("matplotlib")  # now, not after minutes of work
+    device = find_device(config.device)
     ti, training = _open(config)
     size = config.size or training.get("size") or ti.encoder.pretrained_cfg["input_size"][-1]
     frame: Frame = training.get("objective", {}).get("frame", "disc") if config.frame == "as-trained" else config.frame
-    cuda = torch.cuda.is_available() if config.device == "auto" else config.device.startswith("cuda")
-    ti = ti.to("cuda" if cuda else "cpu").eval()
+    ti = ti.to(device).eval()
     test = load_all(open_data(config.data, "test"), size, config.limit).images
+    _try(ti, config.model, size)
     if not training.get("fitted", True):
         train = load_all(open_data(config.fit_data), size, config.limit).images
         mean, std = isomorphism.normalisation(ti.encoder)
         elements = o2.sample(12, torch.Generator().manual_seed(0))
-        device = next(ti.parameters()).device
         latents = isomorphism.orbit_latents(
             ti, train, elements, frame, mean, std, desc="training latents", device=device
         )
@@ -74,8 +83,8 @@ def inspect(config: InspectConfig) -> Certificate:
     if config.json is not None:
         write_atomically(config.json, certificate.to_json().encode())
     if config.figure is not None:
-        config.figure.parent.mkdir(parents=True, exist_ok=True)
-        certificate.figure(config.figure)
+        with replacing(config.figure) as [figure]:
+            certificate.figure(figure)
     return certificate
 
 
@@ -92,5 +101,16 @@ def _open(config: InspectConfig) -> tuple[TIBackbone, dict]:
     elif path.exists():
         raise InputError(f"model '{config.model}' is a file: give the folder that holds it and {CONFIG_FILE}")
     else:
-        encoder = create_encoder(config.model, pretrained=config.pretrained)
+        options = {"img_size": config.size} if config.size and has_fixed_size(config.model) else {}
+        encoder = create_encoder(config.model, pretrained=config.pretrained, **options)
     return TIBackbone(encoder), {"fitted": False}
+
+
+@torch.no_grad()
+def _try(ti: TIBackbone, name: str, size: int) -> None:
+    """One image of this size, or a clear error."""
+    try:
+        ti(torch.zeros(1, 3, size, size, device=next(ti.parameters()).device))
+    except Exception as e:  # a model may fail in any way on a size it is not made for
+        reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        raise InputError(f"model '{name}' does not run at --size {size} ({reason}): give another size") from e

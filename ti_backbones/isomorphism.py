@@ -234,21 +234,23 @@ def certify(
     )
 
 
-def fit_representation(latents: Tensor, elements: Element, rank: int | None = None, steps: int = 400) -> O2Representation:
+def fit_representation(
+    latents: Tensor, elements: Element, rank: int | None = None, blocks=None, steps: int = 600
+) -> O2Representation:
     """Fit an `O2Representation` to the latents of a frozen encoder: its certificate without training.
 
     Minimises E‖T_g z(x) - z(g·x)‖² over P by Adam; μ is the latents' mean.
 
     Args:
         latents: (G, N, D) of training images under `elements`; elements: G of them.
-        rank: r; min(256, D / 2) if None.
+        rank, blocks: as for `O2Representation`.
         steps: optimiser steps.
 
     Returns:
         the fitted representation, in eval mode.
     """
     total, n, dim = latents.shape
-    transformer = O2Representation(dim, rank)
+    transformer = O2Representation(dim, rank, blocks)
     transformer.mean.copy_(latents.mean((0, 1)))
     variance = (latents - transformer.mean).square().sum(2).mean()
     optimiser = torch.optim.Adam([transformer.weight], lr=2e-3)

@@ -61,9 +61,9 @@ def element(flip=False, angle=0.0, batch: int | None = None, device=None) -> Ele
         ValueError: if lengths disagree, or an angle is not finite.
     """
     flip = torch.as_tensor(flip, dtype=torch.bool, device=device).reshape(-1)
-    angle = torch.as_tensor(angle, device=flip.device if device is None else device)
-    angle = angle.to(torch.float32 if angle.device.type == "mps" else torch.float64).reshape(-1)
-    flip = flip.to(angle.device)
+    where = torch.device(flip.device if device is None else device)
+    precise = torch.float32 if where.type == "mps" else torch.float64
+    angle = torch.as_tensor(angle, dtype=precise, device=where).reshape(-1)
     n = batch if batch is not None else max(len(flip), len(angle))
     for name, t in (("flip", flip), ("angle", angle)):
         if len(t) not in (1, n):

@@ -43,11 +43,11 @@ class Objective:
             and T_h T_g z(x) = z(h·g·x).
         relative_to: what the errors are relative to: the error of doing nothing, so that the ordinary
             term is 1 - gain, or the latent's variance.
-        moving_floor: weight of the hinge that keeps what g changes in each coordinate of P(z - μ) at a
-            standard deviation of at least `floor`. It counts the change between two views of one
-            image: variance that invariant content brings would hide a collapse.
-        latent_floor: weight of the same hinge on z's mean standard deviation; relative errors leave
-            the scale free.
+        moving_floor: weight of the hinge that keeps what g changes in each coordinate of P(z - μ) at
+            `floor` times the coordinates' mean, or more. It counts the change between two views of
+            one image: variance that invariant content brings would hide a collapse.
+        latent_floor: weight of the hinge that keeps z's mean standard deviation at `floor` or more;
+            relative errors leave the scale free.
         floor: the standard deviation asked for.
         colour: strength of the change of colour and exposure between the views, 0 for none.
         frame: how views are framed, see `images`.
@@ -64,6 +64,7 @@ class Objective:
     relative_to: Literal["nothing", "variance"] = "nothing"
     moving_floor: float = 0.5
     latent_floor: float = 0.5
+    concentration: float = 0.0
     floor: float = 0.5
     colour: float = 0.0
     frame: Frame = "disc"
@@ -180,6 +181,18 @@ def floor_hinge(variance: Tensor, floor: float) -> Tensor:
     return (floor - (variance + 1e-6).sqrt()).relu().mean()
 
 
+def concentration(y: Tensor) -> Tensor:
+    """tr(C²) / tr(C)² of the second moments C = E y yᵀ: from 1 / r (all directions alike) to 1 (one direction).
+
+    The inverse of the participation ratio. It sees copies: coordinates that all vary, but together.
+
+    Args:
+        y: (B, r).
+    """
+    c = over_ranks(y.mT @ y / len(y))
+    return c.square().sum() / c.trace().square().clamp(min=1e-12)
+
+
 class TIObjective(nn.Module):
     """Everything that is trained, and its loss.
 
@@ -265,7 +278,12 @@ class TIObjective(nn.Module):
         if w.moving_floor:
             a, b = plan.ordinary[0]
             change = self.transformer.coordinates(z[a]) - self.transformer.coordinates(z[b])
-            terms["moving_floor"] = floor_hinge(over_ranks(change.square().mean(0)) / 2, w.floor)
+            moving = over_ranks(change.square().mean(0)) / 2
+            terms["moving_floor"] = floor_hinge(moving / moving.mean().detach().clamp(min=1e-12), w.floor)
+        if w.concentration:
+            a, b = plan.ordinary[0]
+            change = self.transformer.coordinates(z[a]) - self.transformer.coordinates(z[b])
+            terms["concentration"] = concentration(change)
         if w.latent_floor:
             terms["latent_floor"] = floor_hinge(variance.mean(0, keepdim=True), w.floor)
         loss = sum(getattr(w, name) * term for name, term in terms.items())

@@ -21,9 +21,11 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from .backbone import encode, latent_width, require_latent
+from .errors import InputError
 from .registry import PREFIX, base_name
 
 TABLE = Path(__file__).with_name("architectures.csv")
@@ -145,8 +147,22 @@ def summarize(rows: Sequence[Architecture]) -> str:
     return "\n".join(lines + [f"  {row.name} {row.status}: {row.reason}" for row in rows if row.status != "wraps"])
 
 
+class _WithoutNumbers(TorchFunctionMode):
+    """Skip what only changes numbers: on the meta device there are none, and initialisation takes most of a build."""
+
+    SKIPPED = frozenset("uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_ copy_".split())
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__name__", "") in self.SKIPPED:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.device.type == "meta":
+                return tensor
+        return function(*args, **kwargs)
+
+
 def _build(name: str, device: str) -> nn.Module:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _WithoutNumbers():
         warnings.simplefilter("ignore")  # what timm deprecates is no matter here
         return timm.create_model(name, device=device).eval()
 
@@ -158,7 +174,8 @@ def _encode(encoder: nn.Module, size: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
 def _main() -> None:

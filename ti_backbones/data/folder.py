@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError
@@ -24,12 +25,7 @@ class Folder:
         if not root.is_dir():
             problem = "is not a folder" if root.exists() else "does not exist"
             raise InputError(f"data '{spec}': '{root}' {problem}: give a folder of images")
-        self.files = sorted(
-            os.path.join(base, name)
-            for base, _, names in os.walk(root, followlinks=True)
-            for name in names
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-        )
+        self.files = sorted(_images_below(root))
         if not self.files:
             raise InputError(f"data '{spec}': no image below '{root}': it needs {', '.join(sorted(SUFFIXES))} files")
 
@@ -44,3 +40,16 @@ class Folder:
         except OSError as e:
             raise InputError(f"image '{path}' cannot be read ({e.strerror}): repair or remove it") from e
         return Sample(os.path.relpath(path, self.root), decode(data, path))
+
+
+def _images_below(root: Path) -> Iterator[str]:
+    """Paths of image files; linked folders are followed, each folder once."""
+    seen: set[str] = set()
+    for base, folders, names in os.walk(root, followlinks=True):
+        if os.path.realpath(base) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(base))
+        for name in names:
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                yield os.path.join(base, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,19 @@ class LoadedImages(Dataset):
         return self.images[index]
 
 
+def read(images: Dataset, batches: Iterable[list[int]], workers: int = 0) -> Iterator[Tensor]:
+    """Batches (B, 3, S, S) uint8 of the images at each list of indices, read ahead by worker processes.
+
+    Raises:
+        InputError: naming the first image that cannot be read.
+    """
+    loader = DataLoader(images, batch_sampler=batches, num_workers=workers)  # type: ignore[arg-type]
+    try:
+        yield from loader
+    except InputError as e:  # torch wraps a worker's error in its stack trace; the last line is the error's own
+        raise InputError(str(e).strip().splitlines()[-1].rpartition("InputError: ")[2]) from e
+
+
 def load_all(samples: Folder | Shards, size: int, limit: int | None = None, workers: int = 0) -> LoadedImages:
     """Decode a set, or its first `limit` images, into memory, with a progress bar if it takes long.
 
@@ -78,10 +92,10 @@ def load_all(samples: Folder | Shards, size: int, limit: int | None = None, work
     """
     images = ImageSet(samples, size)
     n = len(images) if limit is None else min(limit, len(images))
-    loader = DataLoader(torch.utils.data.Subset(images, range(n)), batch_size=64, num_workers=workers)
+    chunks = [list(range(i, min(i + 64, n))) for i in range(0, n, 64)]
     out = torch.empty(n, 3, size, size, dtype=torch.uint8)
-    done = 0
-    for batch in tqdm(loader, desc="reading images", unit="batch", delay=2, leave=False):
-        out[done : done + len(batch)] = batch
-        done += len(batch)
+    with tqdm(total=n, desc="reading images", unit="img", delay=2, leave=False) as bar:
+        for chunk, batch in zip(chunks, read(images, chunks, workers), strict=True):
+            out[chunk[0] : chunk[-1] + 1] = batch
+            bar.update(len(chunk))
     return LoadedImages(out)

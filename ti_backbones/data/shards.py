@@ -57,21 +57,30 @@ class Shards:
                     key = f"{head}/{key}" if head else key
                     entry = found.setdefault(key, _Entry(number, key))
                     entry.members[suffix.lower()] = (m.offset_data, m.size)
-        except FileNotFoundError:
-            raise InputError(f"data '{self.spec}': no file '{path}': give a tar file") from None
+                end = tar.offset
+            with path.open("rb") as f:  # tarfile takes a file cut off between members, or in a header, for whole
+                f.seek(end)
+                if f.read(tarfile.BLOCKSIZE).count(0) != tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("its end is cut off")
         except (OSError, tarfile.TarError) as e:
-            raise InputError(f"data '{self.spec}': '{path}' is no complete tar file ({e}): write or fetch it again") from e
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else e
+            raise InputError(
+                f"data '{self.spec}': '{path}' is no complete tar file ({reason}): write or fetch it again"
+            ) from e
         return [e for e in found.values() if any(s in e.members for s in IMAGE_SUFFIXES)]
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def _read(self, entry: _Entry, suffix: str) -> bytes:
-        slot = (os.getpid(), entry.shard)  # a forked worker needs a descriptor of its own
-        if slot not in self._files:
-            self._files[slot] = os.open(self.paths[entry.shard], os.O_RDONLY)
+        slot, path = (os.getpid(), entry.shard), self.paths[entry.shard]
         offset, size = entry.members[suffix]
-        return os.pread(self._files[slot], size, offset)
+        try:
+            if slot not in self._files:  # a forked worker needs a descriptor of its own
+                self._files[slot] = os.open(path, os.O_RDONLY)
+            return os.pread(self._files[slot], size, offset)
+        except OSError as e:
+            raise InputError(f"shard '{path}' cannot be read ({e.strerror}): repair or remove it") from e
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": {}}

@@ -45,7 +45,10 @@ def open_data(spec: str, split: str = "train") -> Folder | Shards:
     if kind == "shards" and where:
         _refuse(spec, options)
         path = Path(where).expanduser()
-        found = sorted(path.glob("*.tar")) if path.is_dir() else [Path(p) for p in sorted(glob.glob(str(path)))]
+        if path.is_file():  # its name may look like a pattern
+            found = [path]
+        else:
+            found = sorted(path.glob("*.tar")) if path.is_dir() else [Path(p) for p in sorted(glob.glob(str(path)))]
         if not found:
             raise InputError(f"data '{spec}': no tar file at '{where}': give a tar, a folder of tars or a pattern")
         return Shards(found, spec)

@@ -1,0 +1,418 @@
+"""Pretraining, run for real: resuming to the bit, many processes as one, and what it leaves behind."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from running import Ended, Forked, assert_one_line, command, forked, weights
+from safetensors.torch import load_file, save_file
+
+import ti_backbones  # noqa: F401  (registers the names)
+from ti_backbones.backbone import TIBackbone
+from ti_backbones.data import open_data
+from ti_backbones.pretrain_setup import learning_rate
+
+SMALL = ("--size", 32, "--batch", 8, "--epochs", 1, "--precision", "fp32", "--device", "cpu")
+STEPS = 9  # 73 images in batches of 8
+
+
+def options_for(images: Path, *more, model: str = "test_resnet") -> tuple:
+    return ("--model", model, "--data", f"folder:{images}", *SMALL, *more)
+
+
+def train(out: Path, images: Path, *more, model: str = "test_resnet") -> Ended:
+    """A short pretraining in a fork."""
+    options = options_for(images, *more, model=model)
+    ended = forked(out.with_name(f"{out.name}-said"), "pretrain", "--out", out, *options)
+    assert ended.code == 0, ended.err
+    return ended
+
+
+def log_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "training" / "log.jsonl").read_text().splitlines()]
+
+
+def checkpoint_of(out: Path) -> dict:
+    return torch.load(out / "training" / "checkpoint.pt", weights_only=True)
+
+
+# --- Resuming --------------------------------------------------------------------------------------------------------
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Two runs ended with the same files, to the byte, and the same log but for the clock's part."""
+    for name in ("model.safetensors", "latent_transformer.safetensors", "config.json", "certificate.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    logs = [[{k: v for k, v in line.items() if k != "images_per_s"} for line in log_of(run)] for run in (a, b)]
+    assert logs[0] == logs[1]
+    assert not list(b.rglob(".*")), "temporary files are left"
+
+
+def kill_and_resume(start, longest_s: float, kills: int, rng: random.Random) -> int:
+    """Start and SIGKILL a run at random moments, then let it end.
+
+    Args:
+        start: starts or resumes the run, given how often it was started already.
+        longest_s: latest moment of a kill.
+        kills: how often to kill.
+
+    Returns:
+        How often it was killed before its end.
+    """
+    killed = 0
+    while True:
+        run = start(killed)
+        if killed < kills:
+            time.sleep(rng.uniform(0.1, 1) * longest_s)
+        if killed == kills or run.ended():
+            ended = run.wait()
+            assert ended.code == 0, ended.err
+            return killed
+        run.send(signal.SIGKILL)
+        assert run.wait().code == -signal.SIGKILL
+        killed += 1
+
+
+KILLED = [
+    ("test_resnet", ()),
+    pytest.param(
+        "test_convnext",
+        ("--drop-path", 0.3, "--ema", 0.9, "--accumulate", 2, "--objective.colour", 0.3),
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "test_vit",
+        ("--drop-path", 0.2, "--preset", "paper", "--precision", "bf16", "--cache-gb", 0, "--workers", 1),
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "more"), KILLED)
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(model, more, images: Path, tmp_path: Path):
+    often = ("--log-every", 1, "--checkpoint-every", 2, "--pictures-every", 3)
+    began = time.monotonic()
+    train(tmp_path / "whole", images, *often, *more, model=model)
+    whole_s = time.monotonic() - began
+
+    def start(number: int) -> Forked:
+        options = options_for(images, *often, *more, model=model)
+        return Forked(["pretrain", "--out", tmp_path / "killed", *options, "--resume"], tmp_path / f"said-{number}")
+
+    killed = kill_and_resume(start, 0.7 * whole_s, 4, random.Random(0))
+
+    assert killed >= 1
+    assert [line["step"] for line in log_of(tmp_path / "killed")] == list(range(1, STEPS + 1))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_the_installed_command_survives_kills(images: Path, tmp_path: Path):
+    """The same in fresh interpreters, on a real architecture."""
+    often = ("--epochs", 2, "--log-every", 1, "--checkpoint-every", 1)
+    options = [str(o) for o in options_for(images, *often, model="resnet10t")]
+    program = [sys.executable, "-m", "ti_backbones.cli", "pretrain", *options, "--out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    subprocess.run([*program, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
+    whole_s, killed, rng = time.monotonic() - began, 0, random.Random(1)
+    while True:
+        run = subprocess.Popen(
+            [*program, str(tmp_path / "killed"), "--resume"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert run.wait(rng.uniform(0.5, 1) * whole_s if killed < 3 else None) == 0
+            break
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+            killed += 1
+    assert killed >= 1
+    assert [line["step"] for line in log_of(tmp_path / "killed")] == list(range(1, 2 * STEPS + 1))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(images: Path, tmp_path: Path):
+    train(tmp_path / "run", images)
+    before = weights(tmp_path / "run")
+    train(tmp_path / "run", images, "--resume")
+    after = weights(tmp_path / "run")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_another_seed_gives_other_weights(images: Path, tmp_path: Path):
+    """So that equality above says something."""
+    for seed in (0, 1):
+        train(tmp_path / f"{seed}", images, "--seed", seed)
+    a, b = (weights(tmp_path / f"{seed}") for seed in (0, 1))
+    assert any(not torch.equal(a[k], b[k]) for k in a)
+
+
+# --- Many processes as one -------------------------------------------------------------------------------------------
+
+
+def relative_difference(a: dict, b: dict) -> dict[str, float]:
+    """‖a - b‖ / ‖b‖ of each floating tensor."""
+    assert a.keys() == b.keys()
+    floating = [k for k in a if a[k].is_floating_point()]
+    return {k: ((a[k] - b[k]).norm() / b[k].norm().clamp(min=1e-6)).item() for k in floating}
+
+
+@pytest.mark.slow
+def test_two_processes_reach_the_weights_of_one(images: Path, tmp_path: Path):
+    """Under torchrun with gloo, at the same global batch: within 1e-4 of each tensor's norm, as float32 rounds."""
+    options = options_for(images, "--log-every", 1, "--objective.colour", 0.3, model="convnext_atto")
+    for processes in (1, 2):
+        ended = command("pretrain", "--out", tmp_path / f"{processes}", *options, processes=processes)
+        assert ended.code == 0, ended.err
+    one, two = (checkpoint_of(tmp_path / f"{n}")["objective"] for n in (1, 2))
+    difference = relative_difference(two, one)
+    print("largest relative difference:", max(difference.items(), key=lambda item: item[1]))
+    assert max(difference.values()) < 1e-4
+    # the statistics over all ranks: the representation's running mean, and the terms with the guard's floors
+    assert difference["ti.latent_transformer.mean"] < 1e-4
+    for a, b in zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True):
+        for key in ("loss", "reconstruction", "ordinary", "moving_floor", "latent_floor", "gain", "grad_norm"):
+            assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-5), key
+
+
+@pytest.mark.slow
+def test_bad_input_under_torchrun_is_said_once(images: Path, tmp_path: Path):
+    """Also when only one process meets it, in the middle of a run, while the other would wait for it."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, path in enumerate(sorted(images.iterdir())):
+        (folder / path.name).write_bytes(path.read_bytes()[: 400 if i == 40 else None])
+    options = options_for(folder, "--cache-gb", 0, "--workers", 0, "--test-data", "embedded?split=test")
+    ended = command("pretrain", "--out", tmp_path / "run", *options, processes=2)
+    assert ended.code != 0
+    ours = [line for line in ended.err.splitlines() if "ti-backbones: error:" in line]
+    assert len(ours) == 1
+    assert "040.jpg" in ours[0]
+    traces = [line for line in ended.err.splitlines() if "ti_backbones/" in line and "File " in line]
+    assert not traces, "a stack trace of ours"
+
+
+def test_parts_of_a_batch_make_the_same_step(images: Path, tmp_path: Path):
+    """Where nothing is a statistic of the batch: reconstruction alone, layer norms. Up to rounding."""
+    terms = ("ordinary", "transformed", "moving-floor", "latent-floor")
+    off = [o for t in terms for o in (f"--objective.{t}", 0)]
+    for parts in (1, 2):
+        train(tmp_path / f"{parts}", images, *off, "--accumulate", parts, "--log-every", 1, model="test_convnext")
+    one, two = (checkpoint_of(tmp_path / f"{n}")["objective"] for n in (1, 2))
+    trained = [k for k in one if "latent_transformer" not in k]  # whose mean is over parts; nothing here uses it
+    one, two = (torch.cat([state[k].flatten() for k in trained]) for state in (one, two))
+    assert (one - two).norm() < 1e-3 * one.norm()
+    for a, b in zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True):
+        assert a["reconstruction"] == pytest.approx(b["reconstruction"], rel=1e-4)
+
+
+# --- Divergence ------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_checkpoint(images: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    absurd = ("--weight-decay", 1e9, "--lr", 0.9, "--warmup", 0.9, "--checkpoint-every", 1, "--log-every", 1)
+    ended = forked(tmp_path / "said", "pretrain", "--out", out, *options_for(images, *absurd))
+    assert_one_line(ended, "step", out / "training" / "checkpoint.pt", "--resume", "--lr")
+    state = checkpoint_of(out)
+    assert 1 <= state["step"] < STEPS
+    assert all(v.isfinite().all() for v in state["objective"].values())
+    assert all(math.isfinite(line["loss"]) for line in log_of(out))
+    assert not (out / "model.safetensors").exists()
+
+
+def test_a_loss_that_is_not_finite_at_once_says_that_there_is_no_checkpoint(images: Path, tmp_path: Path):
+    model = timm.create_model("test_convnext", num_classes=0)
+    save_file({k: v * 1e30 for k, v in model.state_dict().items()}, tmp_path / "huge.safetensors")
+    options = options_for(images, "--init", tmp_path / "huge.safetensors", model="test_convnext")
+    ended = forked(tmp_path / "said", "pretrain", "--out", tmp_path / "run", *options)
+    assert_one_line(ended, "step 1", "no checkpoint yet")
+    assert not (tmp_path / "run" / "training" / "checkpoint.pt").exists()
+
+
+# --- What a run writes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished bf16 run with EMA."""
+    out = tmp_path_factory.mktemp("finished") / "ti_test_resnet"
+    more = ("--precision", "bf16", "--ema", 0.8, "--log-every", 2, "--pictures-every", 4, "--checkpoint-every", 3)
+    said = train(out, images, *more)
+    (out.parent / "stdout").write_text(said.out)
+    (out.parent / "stderr").write_text(said.err)
+    return out
+
+
+def test_the_log_has_every_term_and_the_rate(finished: Path):
+    log = log_of(finished)
+    assert [line["step"] for line in log] == [2, 4, 6, 8, 9]
+    terms = {"loss", "reconstruction", "transformed", "ordinary", "moving_floor", "latent_floor", "gain", "moving"}
+    assert all(line.keys() >= terms | {"epoch", "lr", "grad_norm", "images_per_s"} for line in log)
+    assert log[-1]["lr"] < log[0]["lr"]
+    assert log[-1]["epoch"] == 1
+
+
+def test_tensorboard_reads_the_same_numbers(finished: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(finished / "training" / "tensorboard"))
+    events.Reload()
+    shown = [(e.step, e.value) for e in events.Scalars("loss")]
+    assert shown == [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in log_of(finished)]
+
+
+def test_pictures_are_grids_of_four_rows(finished: Path):
+    pictures = sorted((finished / "training").glob("*.png"))
+    assert [p.name for p in pictures] == ["views-000004.png", "views-000008.png", "views-000009.png"]
+    for path in pictures:
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            # three test images of 96 px in each row, beside the rows' names
+            assert (picture.width - 3 * 96, picture.height) == (118, 4 * 96)
+            assert len(picture.getcolors(2**24)) > 100
+
+
+def test_progress_shows_images_per_second_and_the_time_left(finished: Path):
+    text = (finished.parent / "stderr").read_text()
+    assert "img/s" in text
+    assert "<" in text
+    said = (finished.parent / "stdout").read_text()
+    assert "9 steps, 144 views, bf16, 1 process" in said
+    assert "gain over doing nothing" in said
+
+
+def test_the_average_is_what_is_saved(finished: Path):
+    """The EMA's weights, and not the last step's."""
+    state, saved = checkpoint_of(finished), load_file(finished / "model.safetensors")
+    for name, value in saved.items():
+        assert torch.equal(value, state["ema"][f"module.encoder.{name}"]), name
+    assert any(not torch.equal(v, state["objective"][f"ti.encoder.{k}"]) for k, v in saved.items())
+
+
+def test_the_model_loads_in_every_way(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    ti = TIBackbone.from_pretrained(finished)
+    x = torch.randn(2, 3, 32, 32)
+    monkeypatch.setenv("TI_BACKBONES_HUB", str(finished.parent))
+    others = [
+        timm.create_model(f"local-dir:{finished}", pretrained=True, num_classes=0),
+        timm.create_model("ti_test_resnet", pretrained=True),
+        timm.create_model("ti_test_resnet", pretrained=True, latent_transformer=True),
+        TIBackbone.from_pretrained("ti_test_resnet"),
+    ]
+    with torch.no_grad():
+        z = ti(x)
+        for other in others:
+            assert torch.equal(other.eval()(x), z)
+    assert ti.metadata["training"]["size"] == 32
+    assert ti.metadata["training"]["views"] == 144
+    assert ti.metadata["certificate"]["images"] == 3
+    assert json.loads((finished / "certificate.json").read_text())["gain"] == ti.metadata["certificate"]["gain"]
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
+    rates = [learning_rate(s, 100, 1.0, 0.1) for s in range(100)]
+    assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[99] < 0.001
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
+
+
+# --- Where it starts from --------------------------------------------------------------------------------------------
+
+
+def write_checkpoint(path: Path, model: torch.nn.Module, form: str) -> None:
+    """A timm checkpoint as a person may have one."""
+    state = model.state_dict()
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "timm training":  # what timm's train.py writes, options included
+        torch.save({"epoch": 3, "arch": "x", "state_dict": state, "args": argparse.Namespace(lr=0.1)}, path)
+    elif form == "data parallel":
+        torch.save({"model": {f"module.{k}": v for k, v in state.items()}}, path)
+    else:
+        torch.save(state, path)
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+@pytest.mark.parametrize("form", ["safetensors", "plain", "timm training", "data parallel"])
+def test_it_starts_from_a_plain_timm_checkpoint(form, classes, images: Path, tmp_path: Path):
+    from ti_backbones.pretrain_config import PretrainConfig
+    from ti_backbones.pretrain_setup import build
+
+    model = timm.create_model("test_convnext", num_classes=classes)
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
+    write_checkpoint(path, model, form)
+    objective = build(PretrainConfig(tmp_path / "run", "test_convnext", init=str(path), size=32))
+    own, given = objective.ti.encoder.state_dict(), model.state_dict()
+    assert all(torch.equal(own[k], given[k]) for k in own)
+    assert len(own) == len(given) - (2 if classes else 0)
+
+
+def test_it_starts_from_a_model_folder(images: Path, finished: Path, tmp_path: Path):
+    train(tmp_path / "run", images, "--init", finished, "--lr", 1e-9, "--clip", 1e-9)
+    a, b = (load_file(folder / "model.safetensors") for folder in (finished, tmp_path / "run"))
+    assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a if "running" not in k and "num_batches" not in k)
+
+
+# --- Other data, other architectures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_shards_and_the_embedded_set_train(images: Path, tmp_path: Path):
+    shard = Path(str(open_data("embedded", "test").paths[0]))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.tar").write_bytes(shard.read_bytes())
+    for name, data in (("embedded", "embedded"), ("shards", f"shards:{tmp_path}/shards/*.tar")):
+        ended = train(tmp_path / name, images, "--data", data, "--batch", 256)
+        assert f"images of {data}" in ended.out
+    assert "300 images of embedded?split=test" in (tmp_path / "embedded-said" / "stdout").read_text()
+    assert "15 images of shards:" in (tmp_path / "shards-said" / "stdout").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_read_as_they_are_needed_give_the_same_weights(workers, images: Path, tmp_path: Path):
+    train(tmp_path / "memory", images)
+    train(tmp_path / "disk", images, "--cache-gb", 0, "--workers", workers)
+    assert_same_run(tmp_path / "memory", tmp_path / "disk")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "size", "more"),
+    [
+        ("vit_tiny_patch16_224", 64, ()),
+        ("vit_tiny_patch16_224", 64, ("--preset", "paper")),
+        ("swin_tiny_patch4_window7_224", 64, ("--objective.decode", "map")),
+        ("mobilenetv3_small_050", 64, ("--preset", "paper", "--objective.decode", "pooled")),
+        ("convnext_atto", 64, ("--precision", "bf16")),
+        ("efficientnet_b0", 64, ("--objective.decode", "map")),
+        ("ti_resnet18", 64, ("--objective.frame", "crop")),
+    ],
+)
+def test_other_architectures_train(model, size, more, images: Path, tmp_path: Path):
+    train(tmp_path / "run", images, "--size", size, "--batch", 32, *more, model=model)
+    assert [line["step"] for line in log_of(tmp_path / "run")] == [2]
+    ti = TIBackbone.from_pretrained(tmp_path / "run")
+    assert ti(torch.randn(1, 3, size, size)).shape == (1, ti.latent_dim)
