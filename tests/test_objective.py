@@ -97,14 +97,27 @@ def test_each_weight_scales_its_term():
     assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_moving_floor_sees_a_hidden_collapse():
-    """Variance between images does not count: only what g changes keeps the floor satisfied."""
-    o, x = perfect(floor=0.5)
-    o.ti.encoder.forward_head = lambda f, pre_logits=True: f.mean((2, 3)).repeat(1, 9) * 100  # invariant, large
+def test_invariant_latents_cost_more_than_doing_nothing():
+    """Large variance between images does not hide that nothing moves."""
+    o, x = perfect()
+    o.ti.encoder.forward_head = lambda f, pre_logits=True: f.mean((2, 3)).repeat(1, 9) * 100
     with torch.no_grad():
         terms = o(x, uniforms(64))
     assert terms["latent_floor"] == 0
-    assert terms["moving_floor"] > 0.4
+    assert terms["ordinary"] > 1
+    assert terms["gain"] < 0
+
+
+def test_moving_floor_sees_coordinates_that_do_not_move():
+    o, x = perfect()
+    with torch.no_grad():
+        alive = o(x, uniforms(64))["moving_floor"]
+        kept = o.ti.encoder.forward_head
+        mask = torch.ones(27)
+        mask[3:15] = 0  # half of the moving coordinates
+        o.ti.encoder.forward_head = lambda f, pre_logits=True: kept(f) * mask
+        dead = o(x, uniforms(64))["moving_floor"]
+    assert dead > alive + 0.2
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -220,9 +220,11 @@ def test_parts_of_a_batch_make_the_same_step(images: Path, tmp_path: Path):
     one, two = (checkpoint_of(tmp_path / f"{n}")["objective"] for n in (1, 2))
     trained = [k for k in one if "latent_transformer" not in k]  # whose mean is over parts; nothing here uses it
     one, two = (torch.cat([state[k].flatten() for k in trained]) for state in (one, two))
-    assert (one - two).norm() < 1e-3 * one.norm()
-    for a, b in zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True):
-        assert a["reconstruction"] == pytest.approx(b["reconstruction"], rel=1e-4)
+    assert (one - two).norm() < 1e-2 * one.norm()  # Adam magnifies rounding where gradients are tiny
+    logs = list(zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True))
+    assert logs[0][0]["grad_norm"] == pytest.approx(logs[0][1]["grad_norm"], rel=1e-5)
+    for a, b in logs:
+        assert a["reconstruction"] == pytest.approx(b["reconstruction"], rel=2e-3)
 
 
 # --- Divergence ------------------------------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_log_has_every_term_and_the_rate(finished: Path):
     log = log_of(finished)
     assert [line["step"] for line in log] == [2, 4, 6, 8, 9]
-    terms = {"loss", "reconstruction", "transformed", "ordinary", "moving_floor", "latent_floor", "gain", "moving"}
+    terms = {"loss", "reconstruction", "transformed", "ordinary", "moving_floor", "latent_floor", "gain", "moving_share"}
     assert all(line.keys() >= terms | {"epoch", "lr", "grad_norm", "images_per_s"} for line in log)
     assert log[-1]["lr"] < log[0]["lr"]
     assert log[-1]["epoch"] == 1

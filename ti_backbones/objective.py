@@ -59,12 +59,11 @@ class Objective:
     reconstruction: float = 1.0
     transformed: float = 1.0
     identity: float = 0.0
-    ordinary: float = 0.2
+    ordinary: float = 0.1
     secondary: float = 0.0
     relative_to: Literal["nothing", "variance"] = "nothing"
-    moving_floor: float = 0.5
-    latent_floor: float = 0.5
-    concentration: float = 0.0
+    moving_floor: float = 0.25
+    latent_floor: float = 0.25
     floor: float = 0.5
     colour: float = 0.0
     frame: Frame = "disc"
@@ -166,6 +165,16 @@ def over_ranks(mean: Tensor) -> Tensor:
     return mean
 
 
+def mean_of(terms: list[Tensor]) -> Tensor:
+    """The mean of scalars."""
+    return torch.stack(terms).mean()
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """E‖prediction - target‖² over a batch: (B, D), (B, D) -> ()."""
+    return (prediction - target).square().sum(1).mean()
+
+
 def relative_error(prediction: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     """E‖prediction - target‖² / scale.
 
@@ -173,24 +182,12 @@ def relative_error(prediction: Tensor, target: Tensor, scale: Tensor) -> Tensor:
         prediction, target: (B, D).
         scale: (), the latent's variance, or the error of doing nothing.
     """
-    return (prediction - target).square().sum(1).mean() / scale.clamp(min=1e-12)
+    return squared_error(prediction, target) / scale.clamp(min=1e-12)
 
 
 def floor_hinge(variance: Tensor, floor: float) -> Tensor:
     """Mean of max(0, floor - std): zero where every coordinate varies enough (VICReg, arXiv 2105.04906)."""
     return (floor - (variance + 1e-6).sqrt()).relu().mean()
-
-
-def concentration(y: Tensor) -> Tensor:
-    """tr(C²) / tr(C)² of the second moments C = E y yᵀ: from 1 / r (all directions alike) to 1 (one direction).
-
-    The inverse of the participation ratio. It sees copies: coordinates that all vary, but together.
-
-    Args:
-        y: (B, r).
-    """
-    c = over_ranks(y.mT @ y / len(y))
-    return c.square().sum() / c.trace().square().clamp(min=1e-12)
 
 
 class TIObjective(nn.Module):
@@ -238,59 +235,44 @@ class TIObjective(nn.Module):
             u: (B, UNIFORMS) uniform numbers in [0, 1) that decide the views.
 
         Returns:
-            scalars: "loss", every term of nonzero weight, and "gain" of the batch.
+            scalars: "loss", every term of nonzero weight, and the batch's "gain" and "moving_share".
         """
-        w, n = self.objective, len(images)
+        w = self.objective
         plan, inputs, targets = self.views(images, u)
         z_all, maps = self.ti.encode(torch.cat(inputs).contiguous(memory_format=torch.channels_last))
         z_all = z_all.float()
         self.transformer.observe(z_all)
-        _, variance = moments(z_all)
-        z = z_all.split(n)
-        target = torch.cat(targets)
-        terms: dict[str, Tensor] = {}
-        terms["reconstruction"] = self.draw(maps if w.decode == "map" else z_all, target)
-        moved, aims, still = [], [], []
-        for a, b in plan.ordinary:
-            g = plan.elements[b] @ o2.inverse(plan.elements[a])
-            moved.append(self.transformer(z[a], g))
-            aims.append(b)
-            still.append((z[a] - z[b]).square().sum(1).mean())
-            if self.transformer.kind == "o2":  # an isometry: the way back has the same error, and costs no view
-                moved.append(self.transformer(z[b], o2.inverse(g)))
-                aims.append(a)
-        doing_nothing = over_ranks(torch.stack(still).mean())
+        z, variance = z_all.split(len(images)), moments(z_all)[1]
+        doing_nothing = over_ranks(mean_of([squared_error(z[a], z[b]) for a, b in plan.ordinary]))
         scale = doing_nothing if w.relative_to == "nothing" else variance.sum()
-        terms["ordinary"] = torch.stack(
-            [relative_error(m, z[b], scale) for m, b in zip(moved, aims, strict=True)]
-        ).mean()
+
+        terms = {"reconstruction": self.draw(z_all if w.decode == "pooled" else maps, torch.cat(targets))}
+        moves = [(a, plan.elements[b] @ o2.inverse(plan.elements[a]), b) for a, b in plan.ordinary]
+        moved = [self.transformer(z[a], g) for a, g, _ in moves]
+        terms["ordinary"] = mean_of([relative_error(m, z[b], scale) for m, (*_, b) in zip(moved, moves, strict=True)])
         if w.transformed and w.decode == "pooled":
-            terms["transformed"] = self.draw(torch.cat(moved), torch.cat([targets[b] for b in aims]))
+            # both ways: the way back is another picture to draw, and costs no encoder pass
+            moved += [self.transformer(z[b], o2.inverse(g)) for _, g, b in moves]
+            aims = [b for *_, b in moves] + [a for a, *_ in moves]
+            terms["transformed"] = self.draw(torch.cat(moved), torch.cat([targets[i] for i in aims]))
         if w.identity:
-            unmoved = self.transformer(z[0], o2.identity(n, z_all.device))
+            unmoved = self.transformer(z[0], o2.identity(len(images), z_all.device))
             terms["identity"] = relative_error(unmoved, z[0], scale)
-        if w.secondary:
-            twice = [
-                relative_error(self.transformer(self.transformer(z[a], g), h), z[b], scale)
-                for a, g, h, b in plan.secondary
-            ]
-            terms["secondary"] = torch.stack(twice).sum() if twice else variance.new_zeros(())
+        if w.secondary and plan.secondary:
+            composed = [(self.transformer(self.transformer(z[a], g), h), z[b]) for a, g, h, b in plan.secondary]
+            terms["secondary"] = torch.stack([relative_error(m, t, scale) for m, t in composed]).sum()
         if w.moving_floor:
             a, b = plan.ordinary[0]
             change = self.transformer.coordinates(z[a]) - self.transformer.coordinates(z[b])
-            moving = over_ranks(change.square().mean(0)) / 2
+            moving = over_ranks(change.square().mean(0))
             terms["moving_floor"] = floor_hinge(moving / moving.mean().detach().clamp(min=1e-12), w.floor)
-        if w.concentration:
-            a, b = plan.ordinary[0]
-            change = self.transformer.coordinates(z[a]) - self.transformer.coordinates(z[b])
-            terms["concentration"] = concentration(change)
         if w.latent_floor:
             terms["latent_floor"] = floor_hinge(variance.mean(0, keepdim=True), w.floor)
-        loss = sum(getattr(w, name) * term for name, term in terms.items())
+        loss = torch.stack([getattr(w, name) * term for name, term in terms.items()]).sum()
         with torch.no_grad():
             gain = 1 - terms["ordinary"] * scale / doing_nothing.clamp(min=1e-12)
-            moving = doing_nothing / (2 * variance.sum()).clamp(min=1e-12)
-        return {"loss": loss, **terms, "gain": gain, "moving": moving}
+            share = doing_nothing / (2 * variance.sum()).clamp(min=1e-12)
+        return {"loss": loss, **terms, "gain": gain, "moving_share": share}
 
     def draw(self, features: Tensor, target: Tensor) -> Tensor:
         """Mean squared error per pixel of the decoded images against views (B, 3, S, S)."""

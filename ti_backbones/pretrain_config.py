@@ -42,7 +42,7 @@ class PretrainConfig:
     """side of the images, pixels, a multiple of 32"""
     epochs: int = 100
     """passes over the images"""
-    batch: int = 128
+    batch: int = 64
     """source images a step, over all processes"""
     accumulate: int = 1
     """parts that a step's batch is split into, to save memory; batch statistics are those of a part"""

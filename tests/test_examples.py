@@ -1,0 +1,22 @@
+"""Every example runs as its first lines say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_example_runs(path, tmp_path):
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_wrapping_example_says_what_holds(tmp_path):
+    path = Path(__file__).parent.parent / "examples" / "wrap_any_model.py"
+    out = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert "the same latent: True" in out
