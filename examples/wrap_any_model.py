@@ -1,6 +1,6 @@
 """Wrap a timm model, move its latent, save it, and load the encoder with timm alone.
 
-    python examples/wrap_any_model.py [ARCHITECTURE]
+python examples/wrap_any_model.py [ARCHITECTURE]
 """
 
 import math
@@ -27,7 +27,8 @@ def main(architecture: str = "convnext_atto") -> None:
             turned = ti.transform(turned, angle=math.pi / 2)
         twice = ti.transform(ti.transform(z, flip=True), flip=True)
         size = (z - ti.latent_transformer.mean).norm()
-        print(f"four quarter turns: off by {(turned - z).norm() / size:.1e}; two flips: {(twice - z).norm() / size:.1e}")
+        print(f"four quarter turns: off by {(turned - z).norm() / size:.1e}")
+        print(f"two flips: off by {(twice - z).norm() / size:.1e}")
 
         with tempfile.TemporaryDirectory() as folder:
             ti.save_pretrained(folder)

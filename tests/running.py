@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -40,26 +41,28 @@ class Ended:
 
 
 class Forked:
-    """`ti-backbones ARGUMENTS` in a child of this process.
+    """`ti-backbones ARGUMENTS` in a child of this process; what it says goes through pipes, which no full disk stops.
 
     Args:
         arguments: of the command line.
-        folder: for its outputs, `stdout` and `stderr`.
         file_limit: RLIMIT_FSIZE, the largest file that it may write, bytes.
         before: called in the child first.
     """
 
-    def __init__(self, arguments, folder: Path, file_limit: int = 0, before: Callable[[], None] | None = None):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.paths = folder / "stdout", folder / "stderr"
+    def __init__(self, arguments, file_limit: int = 0, before: Callable[[], None] | None = None):
+        pipes = os.pipe(), os.pipe()
         self.pid = os.fork()
         if self.pid:
+            self.ends = []
+            for read, write in pipes:
+                os.close(write)
+                self.ends.append(_Reader(read))
             return
         code = 1
-        try:
+        try:  # whatever happens, the child must not go on as a second pytest
             os.setpgid(0, 0)
-            for path, number in zip(self.paths, (1, 2), strict=True):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            for (_, write), number in zip(pipes, (1, 2), strict=True):
+                os.dup2(write, number)
             sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if before is not None:
@@ -72,14 +75,16 @@ class Forked:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
 
     def wait(self) -> Ended:
         """Wait for its end."""
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return Ended(code, *(p.read_text() for p in self.paths))
+        return Ended(code, *(end.text() for end in self.ends))
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to it and its workers."""
@@ -90,9 +95,26 @@ class Forked:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def forked(folder: Path, *arguments, **options) -> Ended:
+class _Reader(threading.Thread):
+    """Reads a pipe to its end."""
+
+    def __init__(self, number: int):
+        super().__init__(daemon=True)
+        self.number, self.data = number, b""
+        self.start()
+
+    def run(self) -> None:
+        with os.fdopen(self.number, "rb") as pipe:
+            self.data = pipe.read()
+
+    def text(self) -> str:
+        self.join(30)  # workers that outlive their parent hold the pipe open
+        return self.data.decode()
+
+
+def forked(*arguments, **options) -> Ended:
     """Run `ti-backbones ARGUMENTS` in a fork to its end."""
-    return Forked(arguments, folder, **options).wait()
+    return Forked(arguments, **options).wait()
 
 
 def command(*arguments, processes: int = 1, prelude: str = "", **environment) -> Ended:

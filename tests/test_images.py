@@ -1,6 +1,7 @@
 """Laws of the action on images."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_composition_error_is_second_order_in_the_pixel(fg, ag, fh, ah):
 def test_composition_error_shrinks_with_resolution():
     g, h = o2.element(False, 0.7), o2.element(True, 1.9)
     errors = [composition_error(g, h, size) for size in (32, 64, 128, 256)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert fine < coarse / 3
 
 

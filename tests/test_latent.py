@@ -1,5 +1,7 @@
 """Laws of the latent transformers, and what the constraints do to free latents."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,7 +102,7 @@ def test_multiplicities_add_up(rank, frequencies):
     blocks = latent.multiplicities(rank, frequencies)
     assert blocks[0] + 2 * sum(blocks[1:]) == rank
     assert min(blocks) >= 0
-    assert all(a >= b - 1 for a, b in zip(blocks[1:], blocks[2:], strict=False))  # low frequencies first
+    assert all(a >= b - 1 for a, b in pairwise(blocks[1:]))  # low frequencies first
 
 
 def test_fixed_point_is_the_mean_of_uniform_views():
@@ -265,8 +267,10 @@ def test_constraints_make_affine_latents_invariant_and_leave_the_exact_ones_movi
     assert decoded_angle(start) > 0.95
     affine, affine_loss = minimise_constraints(LowRankAffine(WIDTH, WIDTH), start, rng)
     exact, exact_loss = minimise_constraints(O2Representation(WIDTH, blocks=(0, 2, 2, 1, 1)), start, rng)
-    print(f"R2 of the angle: start {decoded_angle(start):.2f}, affine {decoded_angle(affine):.2f} "
-          f"(loss {affine_loss:.1e}), exact {decoded_angle(exact):.2f} (loss {exact_loss:.1e})")
+    print(
+        f"R2 of the angle: start {decoded_angle(start):.2f}, affine {decoded_angle(affine):.2f} "
+        f"(loss {affine_loss:.1e}), exact {decoded_angle(exact):.2f} (loss {exact_loss:.1e})"
+    )
     assert affine_loss < 2e-3
     assert exact_loss < 2e-3
     assert decoded_angle(affine) < 0.05

@@ -156,7 +156,7 @@ def test_the_loss_falls(preset):
 
 def test_colour_changes_what_the_encoder_sees_and_not_what_is_drawn():
     o, x = perfect(colour=0.4)
-    plan, inputs, targets = o.views(x, uniforms(64))
+    _, inputs, targets = o.views(x, uniforms(64))
     still = perfect()[0].views(x, uniforms(64))
     for got, expected in zip(targets, still[2], strict=True):
         assert torch.equal(got, expected)

@@ -245,7 +245,8 @@ def find_folder(name: str) -> Path:
     found = find_weights(name)
     if found is None:
         raise InputError(
-            f"no model folder '{name}': give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a published ti_* name"
+            f"no model folder '{name}': give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a published ti_* name,"
+            " or set TI_BACKBONES_HUB to a folder that holds it"
         )
     return Path(found)
 

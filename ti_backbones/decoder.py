@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -32,10 +34,11 @@ class Decoder(nn.Module):
     def __init__(self, size: int, channels: int = 3):
         super().__init__()
         if size < STRIDE or size % STRIDE:
-            raise InputError(f"decoded size {size} is no multiple of {STRIDE}: take {max(round(size / STRIDE), 1) * STRIDE}")
+            nearest = max(round(size / STRIDE), 1) * STRIDE
+            raise InputError(f"decoded size {size} is no multiple of {STRIDE}: take {nearest}")
         self.size, self.grid = size, size // STRIDE
         layers: list[nn.Module] = []
-        for a, b in zip(CHANNELS, CHANNELS[1:], strict=False):
+        for a, b in pairwise(CHANNELS):
             layers += [_upsample(a, b), nn.GroupNorm(8, b), nn.ReLU()]
         self.up = nn.Sequential(*layers, _upsample(CHANNELS[-1], channels))
 

@@ -104,9 +104,7 @@ def disc_mask(size: int, device: torch.device | str = "cpu") -> Tensor:
     return r[:, None] ** 2 + r[None, :] ** 2 <= ((size - 1) / 2) ** 2
 
 
-def view(
-    g: Element, images: Tensor, size: int | None = None, frame: Frame = "disc", fill: float = 0.0
-) -> Tensor:
+def view(g: Element, images: Tensor, size: int | None = None, frame: Frame = "disc", fill: float = 0.0) -> Tensor:
     """g·x, framed so that its corners say nothing of g.
 
     Args:

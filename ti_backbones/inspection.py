@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from . import isomorphism, o2
+from . import isomorphism
 from .backbone import CONFIG_FILE, TRANSFORMER_FILE, TIBackbone, create_encoder, find_folder, read_config
 from .checkpoint import replacing, write_atomically
 from .data import load_all, open_data
@@ -74,11 +74,11 @@ def inspect(config: InspectConfig) -> Certificate:
     if not training.get("fitted", True):
         train = load_all(open_data(config.fit_data), size, config.limit).images
         mean, std = isomorphism.normalisation(ti.encoder)
-        elements = o2.sample(12, torch.Generator().manual_seed(0))
+        elements = isomorphism.grid(12)
         latents = isomorphism.orbit_latents(
             ti, train, elements, frame, mean, std, desc="training latents", device=device
         )
-        ti.latent_transformer = isomorphism.fit_representation(latents, elements)
+        ti.latent_transformer = isomorphism.fit_representation(latents)
     certificate = isomorphism.certify_backbone(ti, test, frame, config.data, config.angles)
     if config.json is not None:
         write_atomically(config.json, certificate.to_json().encode())

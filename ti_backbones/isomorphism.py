@@ -15,9 +15,10 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from . import o2
@@ -123,7 +124,14 @@ class Certificate:
 
 @torch.no_grad()
 def orbit_latents(
-    encode, images: Tensor, elements: Element, frame: Frame, mean: Tensor, std: Tensor, batch: int = 128, desc="",
+    encode,
+    images: Tensor,
+    elements: Element,
+    frame: Frame,
+    mean: Tensor,
+    std: Tensor,
+    batch: int = 128,
+    desc="",
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Latents of every image under every element.
@@ -234,15 +242,41 @@ def certify(
     )
 
 
-def fit_representation(
-    latents: Tensor, elements: Element, rank: int | None = None, blocks=None, steps: int = 600
-) -> O2Representation:
-    """Fit an `O2Representation` to the latents of a frozen encoder: its certificate without training.
+def isotypic_rows(latents: Tensor, blocks: tuple[int, ...]) -> Tensor:
+    """Directions that turn by each irreducible representation, from the group's Fourier transform.
 
-    Minimises E‖T_g z(x) - z(g·x)‖² over P by Adam; μ is the latents' mean.
+    With ẑ_ij(x) = mean_g ρ(g)_ij z(g·x), Schur orthogonality makes Σ_j E[ẑ_1j ẑ_1jᵀ] the covariance of the
+    x-axes of all planes of ρ; Σ_j E[ẑ_2j ẑ_1jᵀ] takes each x-axis to its y-axis.
 
     Args:
-        latents: (G, N, D) of training images under `elements`; elements: G of them.
+        latents: (2A, N, D) centred latents of images under `grid(A)`, A > 2 K.
+        blocks: as for `O2Representation`.
+
+    Returns:
+        (r, D), exact for an exact representation, orthogonal only then.
+    """
+    total, n, _ = latents.shape
+    elements, rows = grid(total // 2), []
+    for k, count in enumerate(blocks):
+        sign = 1.0 - 2.0 * elements.flip.to(latents.dtype)
+        rho = o2.matrix(elements, k).to(latents.dtype) if k else sign[:, None, None]
+        hat = torch.einsum("gij,gnd->ijnd", rho, latents) / total
+        axes = torch.linalg.eigh(torch.einsum("jnd,jne->de", hat[0], hat[0]) / n)[1].mT.flip(0)[:count]
+        if k:
+            other = axes @ torch.einsum("jnd,jne->de", hat[0], hat[1])
+            other = other / other.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            axes = torch.stack([axes, other], 1).flatten(0, 1)
+        rows.append(axes)
+    return torch.cat(rows)
+
+
+def fit_representation(latents: Tensor, rank: int | None = None, blocks=None, steps: int = 300) -> O2Representation:
+    """Fit an `O2Representation` to the latents of a frozen encoder: its certificate without training.
+
+    Starts from `isotypic_rows` and minimises E‖T_g z(x) - z(g·x)‖² over P by Adam; μ is the mean.
+
+    Args:
+        latents: (2A, N, D) of training images under `grid(A)`.
         rank, blocks: as for `O2Representation`.
         steps: optimiser steps.
 
@@ -250,17 +284,21 @@ def fit_representation(
         the fitted representation, in eval mode.
     """
     total, n, dim = latents.shape
+    elements = grid(total // 2)
     transformer = O2Representation(dim, rank, blocks)
     transformer.mean.copy_(latents.mean((0, 1)))
-    variance = (latents - transformer.mean).square().sum(2).mean()
-    optimiser = torch.optim.Adam([transformer.weight], lr=2e-3)
+    centred = latents - transformer.mean
+    with torch.no_grad():
+        rows = isotypic_rows(centred, transformer.blocks)
+        transformer.weight.copy_(rows + 1e-4 * transformer.weight)  # keeps the rows independent
+    optimiser = torch.optim.Adam([transformer.weight], lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     rng = torch.Generator().manual_seed(0)
     for _ in tqdm(range(steps), desc="fitting a representation", unit="step", delay=2, leave=False):
         i = torch.randint(n, (512,), generator=rng)
         a, b = torch.randint(total, (2, 512), generator=rng)
         g = elements[b] @ o2.inverse(elements[a])
-        loss = (transformer(latents[a, i], g) - latents[b, i]).square().sum(1).mean() / variance
+        loss = (transformer(latents[a, i], g) - latents[b, i]).square().sum(1).mean() / centred.square().sum(2).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -268,10 +306,10 @@ def fit_representation(
     return transformer.eval()
 
 
-def normalisation(encoder: nn.Module) -> tuple[Tensor, Tensor]:
-    """(3, 1, 1) mean and standard deviation that the encoder's configuration asks for."""
-    cfg = encoder.pretrained_cfg
-    return tuple(torch.tensor(cfg[k], dtype=torch.float32).view(-1, 1, 1) for k in ("mean", "std"))
+def normalisation(encoder: Any) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) mean and standard deviation that the timm model's configuration asks for."""
+    mean, std = (torch.tensor(encoder.pretrained_cfg[k]).view(-1, 1, 1) for k in ("mean", "std"))
+    return mean, std
 
 
 @torch.no_grad()

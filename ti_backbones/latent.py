@@ -13,11 +13,12 @@ One interface, ``transformer(z, g) -> z'`` with z (B, D) and g a batch of B elem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from . import o2
 from .o2 import Element
 
 
@@ -110,19 +111,22 @@ class O2Representation(LatentTransformer):
     """
 
     kind = "o2"
+    frequency: Tensor
+    mean: Tensor
+    observed: Tensor
 
-    def __init__(self, dim: int, rank: int | None = None, blocks=None, momentum: float = 0.1):
+    def __init__(self, dim: int, rank: int | None = None, blocks: Sequence[int] | None = None, momentum: float = 0.1):
         if rank is None:
-            rank = blocks[0] + 2 * sum(blocks[1:]) if blocks else min(256, max(dim // 2, 1))
+            rank = min(256, max(dim // 2, 1)) if blocks is None else blocks[0] + 2 * sum(blocks[1:])
         super().__init__(dim, rank)
-        blocks = tuple(blocks) if blocks is not None else multiplicities(rank)
-        if min(blocks) < 0 or len(blocks) > 9 or blocks[0] + 2 * sum(blocks[1:]) != rank:
+        counts: list[int] = list(multiplicities(rank) if blocks is None else blocks)
+        if min(counts) < 0 or len(counts) > 9 or counts[0] + 2 * sum(counts[1:]) != rank:
             raise ValueError(
-                f"blocks {blocks} do not make rank {rank}: up to 9 counts, the first of 1-dim sign"
+                f"blocks {tuple(counts)} do not make rank {rank}: up to 9 counts, the first of 1-dim sign"
                 " blocks, the others of 2-dim blocks of frequency 1, 2, ..."
             )
-        self.blocks, self.signs, self.momentum = blocks, blocks[0], momentum
-        frequency = [float(k) for k, n in enumerate(blocks) if k for _ in range(n)]
+        self.blocks, self.signs, self.momentum = tuple(counts), counts[0], momentum
+        frequency = [float(k) for k, n in enumerate(counts) if k for _ in range(n)]
         self.register_buffer("frequency", torch.tensor(frequency), persistent=False)
         self.weight = nn.Parameter(torch.nn.init.orthogonal_(torch.empty(rank, dim)))
         self.register_buffer("mean", torch.zeros(dim))
@@ -171,7 +175,7 @@ class O2Representation(LatentTransformer):
             mean /= dist.get_world_size()
         self.observed += 1
         # a plain average over the first batches, an exponential one from then on
-        rate = (1.0 / self.observed).clamp(min=self.momentum)
+        rate = self.observed.reciprocal().clamp(min=self.momentum)
         self.mean.lerp_(mean, rate.to(mean))
 
     def config(self) -> dict:
@@ -206,12 +210,12 @@ class LowRankAffine(LatentTransformer):
         # rotation; flip then rotation; flip
         self.down = nn.ModuleList(nn.Linear(n, self.rank, bias=False) for n in (dim + embedding,) * 2 + (dim,))
         self.up = nn.ModuleList(nn.Linear(self.rank, dim, bias=False) for _ in range(3))
-        for layer in self.up:
-            nn.init.normal_(layer.weight, std=1e-3)  # every T_g starts near the identity
+        for weight in self.up.parameters():
+            nn.init.normal_(weight, std=1e-3)  # every T_g starts near the identity
 
     def forward(self, z: Tensor, g: Element) -> Tensor:
         angle = g.angle.to(z.device)
-        e = self.embed(torch.stack([angle.cos(), angle.sin()], -1).to(self.embed[0].weight.dtype))
+        e = self.embed(torch.stack([angle.cos(), angle.sin()], -1).to(next(self.embed.parameters()).dtype))
         with_angle = torch.cat([z, e.to(z.dtype)], 1)
         rotation, reflection, flip = (
             up(down(x)) for up, down, x in zip(self.up, self.down, (with_angle, with_angle, z), strict=True)

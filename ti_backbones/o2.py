@@ -14,6 +14,7 @@ Angles are radians throughout.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,12 @@ class Element:
         return Element(self.flip.to(device), self.angle.to(device))
 
 
-def element(flip=False, angle=0.0, batch: int | None = None, device=None) -> Element:
+def element(
+    flip: bool | Sequence[bool] | Tensor = False,
+    angle: float | Sequence[float] | Tensor = 0.0,
+    batch: int | None = None,
+    device: torch.device | str | None = None,
+) -> Element:
     """Make a batch of elements from scalars, sequences or tensors.
 
     Args:

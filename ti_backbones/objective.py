@@ -22,6 +22,7 @@ import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 from . import o2
+from .backbone import TIBackbone
 from .images import Frame, view
 from .latent import LatentTransformer
 from .o2 import Element
@@ -200,7 +201,10 @@ class TIObjective(nn.Module):
         mean, std: (3,) normalisation of the images, as the encoder wants it.
     """
 
-    def __init__(self, ti, decoder: nn.Module, objective: Objective, mean, std):
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, ti: TIBackbone, decoder: nn.Module, objective: Objective, mean, std):
         super().__init__()
         self.ti, self.decoder, self.objective = ti, decoder, objective
         self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
