@@ -20,7 +20,10 @@ def embed(source: str, count: int, out: str) -> None:
             key, _, suffix = member.name.partition(".")
             if int(key) >= count:
                 continue
-            data = tar.extractfile(member).read()
+            content = tar.extractfile(member)
+            if content is None:  # a folder
+                continue
+            data = content.read()
             if suffix == "json":
                 label = json.loads(data)
                 label["joints_mm"] = [[round(v, 2) for v in joint] for joint in label["joints_mm"]]

@@ -1,4 +1,4 @@
-"""What the tests share: one thread, and a few images.
+"""What the tests share: one thread, a seed, the devices and a few images.
 
 Equality to the bit needs one thread, and so does forking (`running.py`).
 """
@@ -12,6 +12,20 @@ import torch
 from PIL import Image
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_CUDA)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device that there is."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

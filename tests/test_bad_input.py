@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from ti_backbones import cli
 from ti_backbones.data import open_data
+from ti_backbones.objective import Objective
 
 SMALL = ("--size", 32, "--batch", 8, "--epochs", 1, "--precision", "fp32", "--device", "cpu")
 
@@ -125,7 +126,6 @@ def test_no_such_device(pretrain):
 
 def test_values_given_in_python_are_checked_too(tmp_path: Path):
     from ti_backbones.errors import InputError
-    from ti_backbones.objective import Objective
     from ti_backbones.pretrain import PretrainConfig, pretrain
 
     with pytest.raises(InputError, match=r"--preset is 'x': it must be one of o2, paper"):
@@ -197,8 +197,7 @@ def test_an_image_that_cannot_be_read(kind, pretrain, images: Path, tmp_path: Pa
     assert_words(pretrain(data=f"folder:{path.parent}"), path, BROKEN[kind][1], "repair or remove it")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("form", ["folder", "shards"])
+@pytest.mark.parametrize(("form", "workers"), [("folder", 0), ("shards", 2)])
 def test_an_image_that_cannot_be_read_in_the_middle_of_a_run(form, workers, images: Path, tmp_path: Path):
     """It is met when its turn comes; what was trained so far can be resumed once it is repaired."""
     path = broken_folder(tmp_path / "images", images, 50, "truncated")
@@ -324,7 +323,7 @@ def test_a_folder_that_holds_a_model_of_no_run(pretrain, begun: Path, tmp_path: 
     [
         (("--model", "test_convnext"), ("model 'test_resnet'", "'test_convnext'")),
         (("--preset", "paper"), ("preset 'o2'", "'paper'")),
-        (("--objective.ordinary", 0.3), ("objective.ordinary 0.2", "0.3")),
+        (("--objective.ordinary", 0.33), (f"objective.ordinary {Objective().ordinary}", "0.33")),
         (("--objective.latent", "affine"), ("objective.latent 'o2'", "'affine'")),
         (("--batch", 16), ("batch 8", "16")),
         (("--size", 64), ("size 32", "64")),

@@ -268,7 +268,16 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_log_has_every_term_and_the_rate(finished: Path):
     log = log_of(finished)
     assert [line["step"] for line in log] == [2, 4, 6, 8, 9]
-    terms = {"loss", "reconstruction", "transformed", "ordinary", "moving_floor", "latent_floor", "gain", "moving_share"}
+    terms = {
+        "loss",
+        "reconstruction",
+        "transformed",
+        "ordinary",
+        "moving_floor",
+        "latent_floor",
+        "gain",
+        "moving_share",
+    }
     assert all(line.keys() >= terms | {"epoch", "lr", "grad_norm", "images_per_s"} for line in log)
     assert log[-1]["lr"] < log[0]["lr"]
     assert log[-1]["epoch"] == 1
@@ -339,6 +348,20 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     assert rates[55] == pytest.approx(0.5)
     assert 0 < rates[99] < 0.001
     assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
+
+
+def test_weight_decay_spares_what_it_should():
+    from ti_backbones.pretrain_config import PretrainConfig
+    from ti_backbones.pretrain_setup import build, make_optimiser
+
+    config = PretrainConfig(Path("unused"), "test_vit", size=32, weight_decay=0.1)
+    objective = build(config)
+    decay = {id(p): g["weight_decay"] for g in make_optimiser(objective, config).param_groups for p in g["params"]}
+    by_name = {name: decay[id(p)] for name, p in objective.named_parameters()}
+    spared = {name for name, value in by_name.items() if value == 0}
+    assert {"ti.encoder.pos_embed", "ti.encoder.cls_token", "ti.latent_transformer.weight"} <= spared
+    assert all(name in spared for name, p in objective.named_parameters() if p.ndim < 2)
+    assert by_name["ti.encoder.blocks.0.attn.qkv.weight"] == by_name["decoder.stem.weight"] == 0.1
 
 
 # --- Where it starts from --------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_package_before_checkout_before_variable(tmp_path):
     assert json.loads(done.stdout) == ["package", "checkout", "variable"]
 
 
-# --- Not found, or not fit ---------------------------------------------------------------------------------------------
+# --- Not found, or not fit -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_cfg_is_the_architectures_without_its_weights():
         expected, cfg = (dataclasses.asdict(timm.get_pretrained_cfg(n)) for n in (base, f"ti_{base}"))
         assert {k for k in cfg if cfg[k] != expected[k]} <= ABOUT_WEIGHTS, base
         assert cfg["num_classes"] == 0, base
-        assert not (cfg["url"] or cfg["file"] or cfg["hf_hub_id"]), base
+        assert not any(cfg[source] for source in ("url", "file", "hf_hub_id")), base
 
 
 def test_nothing_is_listed_as_pretrained_before_it_is_published():
@@ -246,7 +246,7 @@ def test_latent_transformer_wraps_the_same_encoder(base, kind, expected_kind):
 def test_latent_transformer_needs_a_pooled_latent():
     with pytest.raises(ValueError, match="ti_test_resnet: features_only"):
         timm.create_model("ti_test_resnet", features_only=True, latent_transformer=True)
-    with pytest.raises(InputError, match="'qwen3_vit_88m_enc' has no pooled latent.*'qwen3_vit_88m'"):
+    with pytest.raises(InputError, match=r"'qwen3_vit_88m_enc' has no pooled latent.*'qwen3_vit_88m'"):
         timm.create_model("ti_qwen3_vit_88m_enc", device="meta", latent_transformer=True)
 
 

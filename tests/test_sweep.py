@@ -1,6 +1,7 @@
 """The table of architectures is what timm's models do, and one member of every family really runs."""
 
 import gc
+import re
 import shutil
 
 import pytest
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from ti_backbones import sweep
 from ti_backbones.backbone import TIBackbone, encode
 from ti_backbones.decoder import MapDecoder, PooledDecoder
+from ti_backbones.errors import InputError
 
 VERSION, TABLE = sweep.read_table()
 ROWS = {row.name: row for row in TABLE}
@@ -111,6 +113,17 @@ def test_an_architecture_that_fails_is_a_row_with_its_reason(monkeypatch):
     row = sweep.probe("ti_broken")
     assert (row.status, row.reason) == ("fails", "ValueError: two lines")
     assert "ti_broken fails: ValueError: two lines" in sweep.summarize([row])
+
+
+@pytest.mark.parametrize(("options", "names"), [
+    ({"pattern": "no_such_*"}, "no_such_*"),
+    ({"workers": 0}, "workers is 0"),
+    ({"out": "no/such/folder/table.csv"}, "no/such/folder"),
+])  # fmt: skip
+def test_bad_options_are_refused_in_one_line(options, names):
+    with pytest.raises(InputError, match=re.escape(names)) as error:
+        sweep.run(**options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

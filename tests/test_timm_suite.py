@@ -19,4 +19,4 @@ def test_timm_own_tests_pass_on_the_twins(request: pytest.FixtureRequest, tmp_pa
 
     print("timm's test_models.py on eight twins:", counts)
     assert not failed, failed
-    assert counts["passed"] >= 20 * len(BASES), counts  # so that nothing passes for want of tests
+    assert counts["passed"] >= 16 * len(BASES), counts  # so that nothing passes for want of tests

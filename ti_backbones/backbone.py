@@ -12,6 +12,7 @@ import json
 import pickle
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
@@ -31,7 +32,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
 
-def latent_width(encoder: nn.Module) -> int:
+def latent_width(encoder: Any) -> int:
     """D, the width of timm's pooled pre-classifier feature."""
     return getattr(encoder, "head_hidden_size", None) or encoder.num_features
 
@@ -50,11 +51,11 @@ def require_latent(encoder: nn.Module) -> None:
         raise InputError(f"'{name}' has no pooled latent, since timm gives it no classifier: take {instead}")
 
 
-def encode(encoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def encode(encoder: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Latent and last feature map of a timm model, in one pass.
 
     Args:
-        encoder: any timm model that has forward_intermediates or forward_features, and forward_head.
+        encoder: any timm model that `require_latent` admits.
         x: (B, C, H, W) images.
 
     Returns:
@@ -206,7 +207,7 @@ class TIBackbone(nn.Module):
 
 def base_architecture(encoder: nn.Module) -> str:
     """timm's own name of the architecture, also for a model that was created as `ti_<arch>`."""
-    name = encoder.pretrained_cfg["architecture"]
+    name = cast(dict[str, Any], encoder.pretrained_cfg)["architecture"]
     return name.removeprefix("ti_") if timm.is_model(name.removeprefix("ti_")) else name
 
 
@@ -226,7 +227,8 @@ def create_encoder(name: str, pretrained: bool = False, **timm_kwargs) -> nn.Mod
     if pretrained:
         check_reachable(name)
     try:
-        return timm.create_model(name, pretrained=pretrained, **({"num_classes": 0} | timm_kwargs))
+        options: dict[str, Any] = {"num_classes": 0} | timm_kwargs
+        return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, TypeError, ValueError, OSError, SafetensorError) as e:
         raise InputError(f"model '{name}' cannot be made: {_first_line(e)}") from e
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
     try:
         for current in paths:
             current.parent.mkdir(parents=True, exist_ok=True)
+            if current.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(current))
         yield staged
         for temporary in staged:
             with temporary.open("rb+") as f:
@@ -48,7 +51,7 @@ def replacing(*paths: Path) -> Iterator[list[Path]]:
                 temporary.unlink()
 
 
-def write_files(folder: Path, contents: dict[str, bytes | memoryview]) -> None:
+def write_files(folder: Path, contents: Mapping[str, bytes | memoryview]) -> None:
     """Write files (name -> contents) into a folder: all of them, or none.
 
     Raises:
@@ -103,5 +106,3 @@ def load(path: Path) -> dict:
     if not isinstance(state, dict):
         raise InputError(f"checkpoint '{path}' holds a {type(state).__name__}, no run: remove it to start again")
     return state
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -47,6 +47,7 @@ class InspectConfig:
     pretrained: bool = True
     """for a timm name: take its pretrained weights"""
     device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, ..."""
 
 
 def inspect(config: InspectConfig) -> Certificate:
@@ -66,7 +67,8 @@ def inspect(config: InspectConfig) -> Certificate:
         import_module("matplotlib")  # now, not after minutes of work
     device = find_device(config.device)
     ti, training = _open(config)
-    size = config.size or training.get("size") or ti.encoder.pretrained_cfg["input_size"][-1]
+    cfg = cast(dict[str, Any], ti.encoder.pretrained_cfg)
+    size: int = config.size or training.get("size") or cfg["input_size"][-1]
     frame: Frame = training.get("objective", {}).get("frame", "disc") if config.frame == "as-trained" else config.frame
     ti = ti.to(device).eval()
     test = load_all(open_data(config.data, "test"), size, config.limit).images

@@ -117,7 +117,7 @@ class Certificate:
             axes.set(title=title, xlabel="angle [degrees]", xticks=range(0, 361, 60), ylim=(0, None))
             axes.grid(alpha=0.3)
         left.set_ylabel("squared error to z(g·x) / variance")
-        left.legend(frameon=False)
+        fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
         fig.suptitle(f"gain {self.gain:.2f}   moving share {self.moving_share:.2f}   ({self.images} held-out images)")
         fig.savefig(path, dpi=120)
 

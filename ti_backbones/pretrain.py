@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from . import checkpoint, isomorphism, pictures
+from .backbone import TIBackbone
 from .data import read
 from .data.order import StepSampler, generator, uniforms
 from .distributed import World, fast_bf16, join, leave
@@ -79,7 +80,8 @@ class _Run:
             self.steps_per_epoch = len(self.data.images) // config.batch
             self.steps = config.epochs * self.steps_per_epoch
             torch.manual_seed(config.seed)
-            self.objective = build(config).to(device=world.device, memory_format=torch.channels_last)
+            self.objective = build(config).to(world.device)
+            self.objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             self.optimiser = make_optimiser(self.objective, config)
             self.ema = None
             if config.ema:
@@ -206,8 +208,10 @@ class _Run:
         sums: dict[str, Tensor] = {}
         parts = list(zip(batch.chunk(config.accumulate), u.chunk(config.accumulate), strict=True))
         for i, (part, u_part) in enumerate(parts):
-            waits = i + 1 < len(parts) and isinstance(self.trained, DistributedDataParallel)
-            with self.trained.no_sync() if waits else contextlib.nullcontext():
+            context: contextlib.AbstractContextManager = contextlib.nullcontext()
+            if isinstance(self.trained, DistributedDataParallel) and i + 1 < len(parts):
+                context = self.trained.no_sync()  # gradients meet once a step
+            with context:
                 with self.autocast:
                     images = part.to(world.device, non_blocking=True).float() / 255
                     terms = self.trained(images, u_part)
@@ -277,7 +281,7 @@ class _Run:
         """Certify and save the finished model."""
         config = self.config
         self._draw()
-        ti = (self.ema.module if self.ema is not None else self.objective.ti).eval()
+        ti = cast(TIBackbone, self.objective.ti if self.ema is None else self.ema.module).eval()
         with self.autocast:
             certificate = isomorphism.certify_backbone(
                 ti, self._test_images(), config.objective.frame, self.data.test_name

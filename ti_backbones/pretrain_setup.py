@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -100,15 +100,16 @@ def build(config: PretrainConfig) -> TIObjective:
         decoder: nn.Module = PooledDecoder(z.shape[1], config.size)
     else:
         decoder = MapDecoder(feature_map.shape[1], config.size)
-    cfg = encoder.pretrained_cfg
+    cfg = cast(dict[str, Any], encoder.pretrained_cfg)
     return TIObjective(ti, decoder, config.objective, cfg["mean"], cfg["std"])
 
 
 def make_optimiser(objective: TIObjective, config: PretrainConfig) -> torch.optim.AdamW:
     """AdamW that leaves biases, norms, what timm exempts, and the latent transformer without weight decay."""
-    exempt = {f"ti.encoder.{k}" for k in getattr(objective.ti.encoder, "no_weight_decay", set)()}
+    encoder = cast(Any, objective.ti.encoder)
+    exempt = {f"ti.encoder.{k}" for k in encoder.no_weight_decay()} if hasattr(encoder, "no_weight_decay") else set()
     exempt |= {name for name, _ in objective.named_parameters() if name.startswith("ti.latent_transformer.")}
-    groups = param_groups_weight_decay(objective, config.weight_decay, list(exempt))
+    groups = param_groups_weight_decay(objective, config.weight_decay, no_weight_decay_list=exempt)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
 
 
@@ -130,7 +131,7 @@ def has_fixed_size(name: str) -> bool:
 
 def _without_classifier(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
     """The state without the classifier's tensors, which an encoder with num_classes=0 lacks."""
-    heads = encoder.pretrained_cfg.get("classifier") or ()
+    heads = cast(dict[str, Any], encoder.pretrained_cfg).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
     own = encoder.state_dict()
     return {k: v for k, v in state.items() if k in own or not any(k.startswith(f"{h}.") for h in heads)}

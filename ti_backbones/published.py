@@ -96,11 +96,12 @@ def require_weights(name: str, tag: str | None, cache_dir: str | Path | None) ->
     if folder is not None:
         return folder
     looked = ", ".join(f"'{f}'" for f in search_folders())
-    known = ", ".join(tag for tag, _ in published_tags(name)) or "none"
+    tags = ", ".join(tag for tag, _ in published_tags(name)) or "none"
+    full_name = f"{name}.{tag}" if tag else name
     problem = f"Invalid pretrained tag ({tag}) for {name}" if tag else f"No pretrained weights exist for {name}"
     raise WeightsError(
-        f"{problem}: published tags: {known}; looked in {looked}. Use pretrained=False, set {HUB_VARIABLE} to a folder"
-        f" that holds '{name}{'.' + tag if tag else ''}', or make them: ti-backbones pretrain --model {name.removeprefix('ti_')}"
+        f"{problem}: published tags: {tags}; looked in {looked}. Use pretrained=False, set {HUB_VARIABLE} to a folder"
+        f" that holds '{full_name}', or make them: ti-backbones pretrain --model {name.removeprefix('ti_')}"
     )
 
 
@@ -121,7 +122,7 @@ def _download(name: str, published: PublishedWeights, cache_dir: str | Path | No
             ) from e
         with path.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                raise WeightsError(f"'{file}' of {where} is not what was published (sha256): delete '{path}', try again")
+                raise WeightsError(f"'{file}' of {where} is not what was published (sha256): delete '{path}' and retry")
         paths.append(path)
     return paths[0].parent
 
@@ -150,8 +151,8 @@ def check_folder(folder: Path, base: str) -> nn.Module:
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise WeightsError(
-                f"'{folder / WEIGHTS_FILE}' does not hold the weights of {base}: '{key}' is {found.get(key, 'missing')},"
-                f" where the model has {expected.get(key, 'none')}; save the model again"
+                f"'{folder / WEIGHTS_FILE}' does not hold {base}: '{key}' is {found.get(key, 'missing')}, where the"
+                f" model has {expected.get(key, 'none')}; save the model again"
             )
     return model
 

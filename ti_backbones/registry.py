@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 from timm.models import DefaultCfg, PretrainedCfg, register_model
@@ -49,7 +49,7 @@ _logger = logging.getLogger(__name__)
 # --- Names -----------------------------------------------------------------------------------------------------------
 
 
-def register_aliases(module: str = __package__) -> list[str]:
+def register_aliases(module: str = "ti_backbones") -> list[str]:
     """Register `ti_<arch>` for every architecture that timm lists and that has no such alias yet.
 
     Call it again for architectures that were registered after `import ti_backbones`.
@@ -89,8 +89,9 @@ def ti_cfg(base: str, **changes: Any) -> PretrainedCfg:
     return dataclasses.replace(_timm_cfg(base), **(blank | changes))
 
 
-def _timm_cfg(base: str) -> PretrainedCfg:
-    return timm.get_pretrained_cfg(base) or PretrainedCfg()
+def _timm_cfg(name: str) -> PretrainedCfg:
+    """A registered cfg; timm's defaults if an architecture was registered without."""
+    return timm.get_pretrained_cfg(name) or PretrainedCfg()
 
 
 def _default_cfg(name: str) -> DefaultCfg:
@@ -167,7 +168,7 @@ def _read_cfg(name: str, cfg: str | dict[str, Any] | PretrainedCfg | None) -> tu
         return cfg or None, {}
     cfg = PretrainedCfg(**cfg) if isinstance(cfg, dict) else cfg
     tag = cfg.tag if cfg.tag in dict(published_tags(name)) else None
-    registered = dataclasses.asdict(timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name))
+    registered = dataclasses.asdict(_timm_cfg(f"{name}.{tag}" if tag else name))
     given = dataclasses.asdict(cfg)
     return tag, {k: v for k, v in given.items() if v != registered[k] and k not in ("architecture", "tag")}
 
@@ -189,7 +190,7 @@ def _create_from_folder(name: str, folder: Path, pretrained: bool, **kwargs: Any
 
 
 def _create_wrapped(
-    name: str, kind: bool | str, pretrained: bool, pretrained_cfg: Any = None, **kwargs: Any
+    name: str, kind: Literal[True] | str, pretrained: bool, pretrained_cfg: Any = None, **kwargs: Any
 ) -> nn.Module:
     """A TIBackbone around the encoder; with pretrained=True its latent transformer is the stored one."""
     from .backbone import TIBackbone

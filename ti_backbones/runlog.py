@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from importlib import import_module
 from pathlib import Path
 
 from .checkpoint import cannot_write, write_atomically
@@ -59,20 +60,20 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, step: int):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
+        events, summaries = (import_module(f"tensorboard.compat.proto.{n}_pb2") for n in ("event", "summary"))
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary, self._writer = event_pb2.Event, summary_pb2.Summary, RecordWriter
+        self._event, self._summary, self._writer = events.Event, summaries.Summary, RecordWriter
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise cannot_write(folder, e) from e
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        start = events.SessionLog(status=events.SessionLog.START)
         self._append(
-            event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"),
-            event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start),
+            events.Event(wall_time=time.time(), file_version="brain.Event:2"),
+            events.Event(wall_time=time.time(), step=step + 1, session_log=start),
         )
 
     def write(self, record: dict) -> None:
@@ -81,10 +82,10 @@ class TensorBoard:
         summary = self._summary(value=values)
         self._append(self._event(wall_time=time.time(), step=record["step"], summary=summary))
 
-    def _append(self, *events) -> None:
+    def _append(self, *what) -> None:
         try:
             with self.path.open("ab") as f:
-                for event in events:
+                for event in what:
                     self._writer(f).write(event.SerializeToString())
         except OSError as e:
             raise cannot_write(self.path, e) from e

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import multiprocessing
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from .backbone import encode, latent_width, require_latent
+from .checkpoint import write_atomically
 from .errors import InputError
 from .registry import PREFIX, base_name
 
@@ -64,27 +66,33 @@ def probe(name: str) -> Architecture:
         name: "ti_<arch>".
     """
     family = timm.model_entrypoint(base_name(name)).__module__.rpartition(".")[2]
+    row = Architecture(name, family, "fails")
     try:
         encoder = _build(name, "meta")
-    except Exception as e:  # any error at all is this row's result
-        return Architecture(name, family, "fails", reason=_one_line(e))
-    row: dict[str, Any] = {"name": name, "family": family, "parameters": sum(p.numel() for p in encoder.parameters())}
-    size = tuple(encoder.pretrained_cfg["input_size"])
-    try:
+        row = replace(row, status="builds", parameters=sum(p.numel() for p in encoder.parameters()))
         require_latent(encoder)
-        z, feature_map = _encode(encoder, size)
+        size, z, feature_map = _measure(name, encoder)
+    except Exception as e:  # any error at all is this row's result
+        return replace(row, reason=_one_line(e))
+    latent = latent_width(encoder)
+    if z.shape != (1, latent) or feature_map.ndim != 4:
+        reason = f"latent {tuple(z.shape)} and map {tuple(feature_map.shape)} are not (1, D) and (1, C, h, w)"
+        return replace(row, reason=reason)
+    return replace(row, status="wraps", input_size=size, latent=latent, feature_map=tuple(feature_map.shape[1:]))
+
+
+def _measure(name: str, encoder: nn.Module) -> tuple[tuple[int, ...], Tensor, Tensor]:
+    """The size of an image, and its latent and feature map."""
+    cfg: Any = encoder.pretrained_cfg  # of timm, which nn.Module knows nothing of
+    size = tuple(cfg["input_size"])
+    try:
+        return size, *_encode(encoder, size)
     except RuntimeError as e:
         if "meta" not in str(e):
-            return Architecture(**row, status="builds", reason=_one_line(e))
-        # gemma4_vit asks for a number on the way: a real run, then, at the smallest size
-        size = tuple(encoder.pretrained_cfg.get("min_input_size") or size)
-        z, feature_map = _encode(_build(name, "cpu"), size)
-    except Exception as e:
-        return Architecture(**row, status="builds", reason=_one_line(e))
-    row |= {"input_size": size, "latent": latent_width(encoder), "feature_map": tuple(feature_map.shape[1:])}
-    fits = z.shape == (1, row["latent"]) and feature_map.ndim == 4
-    reason = "" if fits else f"latent {tuple(z.shape)}, map {tuple(feature_map.shape)}: not (1, D) and (1, C, h, w)"
-    return Architecture(**row, status="wraps" if fits else "builds", reason=reason)
+            raise
+    # gemma4_vit asks for a number on the way: a real run, then, at the smallest size
+    size = tuple(cfg.get("min_input_size") or size)
+    return size, *_encode(_build(name, "cpu"), size)
 
 
 def run(
@@ -100,16 +108,25 @@ def run(
 
     Returns:
         One row per architecture, in timm's order.
+
+    Raises:
+        InputError: for a pattern without architectures, a number of workers below 1, or a table that cannot be written.
     """
     names = timm.list_models(f"{PREFIX}{pattern}")
-    show = {"total": len(names), "unit": "model", "disable": not progress, "desc": f"timm {timm.__version__}"}
+    if not names:
+        raise InputError(f"no architecture matches '{pattern}': give a pattern such as 'resnet*'")
+    if workers < 1:
+        raise InputError(f"workers is {workers}: take 1 or more")
+    if out is not None and not Path(out).parent.is_dir():  # known now, or only after minutes of work
+        raise InputError(f"no folder '{Path(out).parent}' for the table '{out}': make it first")
+    bar = functools.partial(tqdm, total=len(names), unit="model", disable=not progress, desc=f"timm {timm.__version__}")
     if workers > 1:
         with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
-            rows = list(tqdm(pool.imap(probe, names, chunksize=4), **show))
+            rows = list(bar(pool.imap(probe, names, chunksize=4)))
     else:
-        rows = [probe(name) for name in tqdm(names, **show)]
+        rows = [probe(name) for name in bar(names)]
     if out is not None:
-        Path(out).write_text(format_table(rows))
+        write_atomically(Path(out), format_table(rows).encode())
     return rows
 
 
@@ -132,9 +149,19 @@ def read_table(path: str | Path = TABLE) -> tuple[str, list[Architecture]]:
 
 
 def _parse(row: dict[str, str]) -> Architecture:
-    sizes = {k: tuple(int(n) for n in row[k].split("x") if n) for k in ("input_size", "feature_map")}
-    numbers = {k: int(row[k] or 0) for k in ("parameters", "latent")}
-    return Architecture(**(row | sizes | numbers))
+    def size(text: str) -> tuple[int, ...]:
+        return tuple(int(n) for n in text.split("x") if n)
+
+    return Architecture(
+        name=row["name"],
+        family=row["family"],
+        status=row["status"],
+        parameters=int(row["parameters"] or 0),
+        input_size=size(row["input_size"]),
+        latent=int(row["latent"] or 0),
+        feature_map=size(row["feature_map"]),
+        reason=row["reason"],
+    )
 
 
 def summarize(rows: Sequence[Architecture]) -> str:
@@ -150,7 +177,7 @@ def summarize(rows: Sequence[Architecture]) -> str:
 class _WithoutNumbers(TorchFunctionMode):
     """Skip what only changes numbers: on the meta device there are none, and initialisation takes most of a build."""
 
-    SKIPPED = frozenset("uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_ copy_".split())
+    SKIPPED = ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_", "copy_")
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -179,7 +206,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ti_backbones.sweep", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ti_backbones.sweep", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--out", default=None, help="table to write (default: none)")
     parser.add_argument("--pattern", default="*", help="architectures, such as 'resnet*'")
     parser.add_argument("--workers", type=int, default=1, help="processes")

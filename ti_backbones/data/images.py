@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,11 @@ def square(image: np.ndarray, size: int) -> Tensor:
     """Centre crop to a square and resize, antialiased: (H, W, 3) -> (3, size, size) uint8."""
     height, width = image.shape[:2]
     side = min(height, width)
-    if (height, width) != (size, size):
-        top, left = (height - side) // 2, (width - side) // 2
-        box = (left, top, left + side, top + side)
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=2.0))
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[top : top + side, left : left + side]  # PIL's own `box` would let what is beside it in
+    if side != size:
+        resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        image = np.asarray(resized)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -77,11 +79,17 @@ def read(images: Dataset, batches: Iterable[list[int]], workers: int = 0) -> Ite
     Raises:
         InputError: naming the first image that cannot be read.
     """
+    workers = min(workers, _cores())
     loader = DataLoader(images, batch_sampler=batches, num_workers=workers)  # type: ignore[arg-type]
     try:
         yield from loader
     except InputError as e:  # torch wraps a worker's error in its stack trace; the last line is the error's own
         raise InputError(str(e).strip().splitlines()[-1].rpartition("InputError: ")[2]) from e
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_all(samples: Folder | Shards, size: int, limit: int | None = None, workers: int = 0) -> LoadedImages:

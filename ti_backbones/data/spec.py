@@ -38,7 +38,7 @@ def open_data(spec: str, split: str = "train") -> Folder | Shards:
         if split not in ("train", "test"):
             raise InputError(f"data '{spec}' has no split '{split}': train or test")
         _refuse(spec, options)
-        return Shards([Path(str(resources.files(__package__) / "embedded" / f"{split}.tar"))], spec)
+        return Shards([Path(str(resources.files("ti_backbones.data") / "embedded" / f"{split}.tar"))], spec)
     if kind == "folder" and where:
         _refuse(spec, options)
         return Folder(Path(where).expanduser(), spec)
