@@ -9,6 +9,7 @@ import math
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from running import Ended, Forked, assert_one_line, command, forked, weights
+from running import Ended, Forked, assert_one_line, command, forked, until, weights
 from safetensors.torch import load_file, save_file
 
 import ti_backbones  # noqa: F401  (registers the names)
@@ -62,29 +63,46 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert not list(b.rglob(".*")), "temporary files are left"
 
 
-def kill_and_resume(start, longest_s: float, kills: int, rng: random.Random) -> int:
+def kill_and_resume(start, checkpoint: Path, step_s: float, kills: int, rng: random.Random) -> list[int]:
     """Start and SIGKILL a run at random moments, then let it end.
 
+    Every second kill comes at any moment of a start; the others soon after a checkpoint was written, so that
+    there is something to resume, and steps since then that are lost.
+
     Args:
-        start: starts or resumes the run, given how often it was started already.
-        longest_s: latest moment of a kill.
+        start: starts or resumes the run.
+        checkpoint: the run's checkpoint.
+        step_s: about the duration of a step.
         kills: how often to kill.
 
     Returns:
-        How often it was killed before its end.
+        The steps that it was resumed at.
     """
-    killed = 0
+    resumed, killed = [], 0
     while True:
-        run = start(killed)
-        if killed < kills:
-            time.sleep(rng.uniform(0.1, 1) * longest_s)
-        if killed == kills or run.ended():
-            ended = run.wait()
+        before, run = written(checkpoint), start()
+        if killed < kills and killed % 2:
+            time.sleep(rng.uniform(0, 10) * step_s)
+        elif killed < kills:
+            until(lambda b=before, r=run: written(checkpoint) != b or r.ended())
+            time.sleep(rng.uniform(0, 3) * step_s)
+        ends = killed == kills or run.ended()
+        if not ends:
+            run.send(signal.SIGKILL)
+        ended = run.wait()
+        if "resumed at step" in ended.out:
+            resumed.append(int(ended.out.partition("resumed at step ")[2].split()[0]))
+        if ends:
             assert ended.code == 0, ended.err
-            return killed
-        run.send(signal.SIGKILL)
-        assert run.wait().code == -signal.SIGKILL
+            return resumed
+        if ended.code != 0:  # else it ended just before
+            assert ended.code == -signal.SIGKILL, ended.err
         killed += 1
+
+
+def written(path: Path) -> int:
+    """When a file was last replaced, 0 if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 KILLED = [
@@ -104,49 +122,47 @@ KILLED = [
 
 @pytest.mark.parametrize(("model", "more"), KILLED)
 def test_a_killed_and_resumed_run_ends_with_the_same_bits(model, more, images: Path, tmp_path: Path):
-    often = ("--log-every", 1, "--checkpoint-every", 2, "--pictures-every", 3)
-    began = time.monotonic()
+    often = ("--epochs", 2, "--log-every", 1, "--checkpoint-every", 2, "--pictures-every", 3)
     train(tmp_path / "whole", images, *often, *more, model=model)
-    whole_s = time.monotonic() - began
+    step_s = 8 / statistics.median(line["images_per_s"] for line in log_of(tmp_path / "whole"))
+    options = options_for(images, *often, *more, model=model)
+    out = tmp_path / "killed"
 
-    def start(number: int) -> Forked:
-        options = options_for(images, *often, *more, model=model)
-        return Forked(["pretrain", "--out", tmp_path / "killed", *options, "--resume"])
+    def start() -> Forked:
+        return Forked(["pretrain", "--out", out, *options, "--resume"])
 
-    killed = kill_and_resume(start, 0.7 * whole_s, 4, random.Random(0))
+    resumed = kill_and_resume(start, out / "training" / "checkpoint.pt", step_s, 5, random.Random(0))
 
-    assert killed >= 1
-    assert [line["step"] for line in log_of(tmp_path / "killed")] == list(range(1, STEPS + 1))
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    print("resumed at steps", resumed)
+    assert any(0 < step < 2 * STEPS for step in resumed)
+    assert [line["step"] for line in log_of(out)] == list(range(1, 2 * STEPS + 1))
+    assert_same_run(tmp_path / "whole", out)
 
 
 @pytest.mark.slow
 def test_the_installed_command_survives_kills(images: Path, tmp_path: Path):
-    """The same in fresh interpreters, on a real architecture."""
+    """The same in fresh interpreters, on a real architecture, killed at three different steps."""
     often = ("--epochs", 2, "--log-every", 1, "--checkpoint-every", 1)
     options = [str(o) for o in options_for(images, *often, model="resnet10t")]
     program = [sys.executable, "-m", "ti_backbones.cli", "pretrain", *options, "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    began = time.monotonic()
     subprocess.run([*program, str(tmp_path / "whole")], env=environment, check=True, capture_output=True)
-    whole_s, killed, rng = time.monotonic() - began, 0, random.Random(1)
-    while True:
+    out, rng = tmp_path / "killed", random.Random(1)
+    checkpoint = out / "training" / "checkpoint.pt"
+    for kills_left in (3, 2, 1, 0):
+        before = written(checkpoint)
         run = subprocess.Popen(
-            [*program, str(tmp_path / "killed"), "--resume"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [*program, str(out), "--resume"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        try:
-            assert run.wait(rng.uniform(0.5, 1) * whole_s if killed < 3 else None) == 0
-            break
-        except subprocess.TimeoutExpired:
+        if kills_left:
+            until(lambda b=before: written(checkpoint) != b)
+            time.sleep(rng.uniform(0, 0.3))
             run.send_signal(signal.SIGKILL)
-            run.wait()
-            killed += 1
-    assert killed >= 1
-    assert [line["step"] for line in log_of(tmp_path / "killed")] == list(range(1, 2 * STEPS + 1))
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+        said = run.communicate()[0].decode()
+        assert run.returncode == (-signal.SIGKILL if kills_left else 0)
+        assert ("resumed at step" in said) == (kills_left < 3)
+    assert [line["step"] for line in log_of(out)] == list(range(1, 2 * STEPS + 1))
+    assert_same_run(tmp_path / "whole", out)
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(images: Path, tmp_path: Path):
@@ -240,6 +256,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_checkpoint(images
     assert all(v.isfinite().all() for v in state["objective"].values())
     assert all(math.isfinite(line["loss"]) for line in log_of(out))
     assert not (out / "model.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(images: Path, tmp_path: Path):
+    """The step that made them had a finite loss."""
+    absurd = ("--weight-decay", 1e300, "--warmup", 0, "--checkpoint-every", 1)
+    ended = forked("pretrain", "--out", tmp_path / "run", *options_for(images, *absurd))
+    assert_one_line(ended, "is not finite after step 1", "no checkpoint yet")
+    assert not (tmp_path / "run" / "training" / "checkpoint.pt").exists()
 
 
 def test_a_loss_that_is_not_finite_at_once_says_that_there_is_no_checkpoint(images: Path, tmp_path: Path):
