@@ -42,8 +42,8 @@ class Objective:
         transformed: weight of ‖dec(T_g z(x)) - g·x‖² (pooled decoding only).
         identity, ordinary, secondary: weights of the relative errors of T_e z = z, T_g z(x) = z(g·x)
             and T_h T_g z(x) = z(h·g·x).
-        relative_to: what the errors are relative to: the error of doing nothing, so that the ordinary
-            term is 1 - gain, or the latent's variance.
+        relative_to: what the errors are relative to: the latent's variance, or the error of doing
+            nothing; the ordinary error is then 1 - gain, and its term log(2 - gain).
         moving_floor: weight of the hinge that keeps what g changes in each coordinate of P(z - μ) at
             `floor` times the coordinates' mean, or more. It counts the change between two views of
             one image: variance that invariant content brings would hide a collapse.
@@ -253,7 +253,9 @@ class TIObjective(nn.Module):
         terms = {"reconstruction": self.draw(z_all if w.decode == "pooled" else maps, torch.cat(targets))}
         moves = [(a, plan.elements[b] @ o2.inverse(plan.elements[a]), b) for a, b in plan.ordinary]
         moved = [self.transformer(z[a], g) for a, g, _ in moves]
-        terms["ordinary"] = mean_of([relative_error(m, z[b], scale) for m, (*_, b) in zip(moved, moves, strict=True)])
+        error = mean_of([relative_error(m, z[b], scale) for m, (*_, b) in zip(moved, moves, strict=True)])
+        # an encoder that hardly moves at first has errors of a hundred times doing nothing: take their logarithm
+        terms["ordinary"] = error.log1p() if w.relative_to == "nothing" else error
         if w.transformed and w.decode == "pooled":
             # both ways: the way back is another picture to draw, and costs no encoder pass
             moved += [self.transformer(z[b], o2.inverse(g)) for _, g, b in moves]
@@ -274,7 +276,7 @@ class TIObjective(nn.Module):
             terms["latent_floor"] = floor_hinge(variance.mean(0, keepdim=True), w.floor)
         loss = torch.stack([getattr(w, name) * term for name, term in terms.items()]).sum()
         with torch.no_grad():
-            gain = 1 - terms["ordinary"] * scale / doing_nothing.clamp(min=1e-12)
+            gain = 1 - error * scale / doing_nothing.clamp(min=1e-12)
             share = doing_nothing / (2 * variance.sum()).clamp(min=1e-12)
         return {"loss": loss, **terms, "gain": gain, "moving_share": share}
 
