@@ -253,7 +253,8 @@ class TIObjective(nn.Module):
         terms = {"reconstruction": self.draw(z_all if w.decode == "pooled" else maps, torch.cat(targets))}
         moves = [(a, plan.elements[b] @ o2.inverse(plan.elements[a]), b) for a, b in plan.ordinary]
         moved = [self.transformer(z[a], g) for a, g, _ in moves]
-        error = mean_of([relative_error(m, z[b], scale) for m, (*_, b) in zip(moved, moves, strict=True)])
+        error = over_ranks(mean_of([squared_error(m, z[b]) for m, (*_, b) in zip(moved, moves, strict=True)]))
+        error = error / scale.clamp(min=1e-12)
         # an encoder that hardly moves at first has errors of a hundred times doing nothing: take their logarithm
         terms["ordinary"] = error.log1p() if w.relative_to == "nothing" else error
         if w.transformed and w.decode == "pooled":
