@@ -187,7 +187,7 @@ def test_another_seed_gives_other_weights(images: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_two_processes_reach_the_weights_of_one(images: Path, tmp_path: Path):
-    """Under torchrun with gloo, at the same global batch, in float32: within 0.01 % in all, 1 % in each tensor."""
+    """Under torchrun with gloo, at the same global batch, in float32: within 0.1 % in all, 1 % in each tensor."""
     options = options_for(images, "--log-every", 1, "--objective.colour", 0.3, model="convnext_atto")
     for processes in (1, 2):
         ended = command("pretrain", "--out", tmp_path / f"{processes}", *options, processes=processes)
@@ -202,7 +202,7 @@ def test_two_processes_reach_the_weights_of_one(images: Path, tmp_path: Path):
     off = {k: ((one[k] - two[k]).norm() / one[k].norm().clamp(min=1e-12)).item() for k in floats}
     assert max(off.values()) < 1e-2, max(off, key=off.__getitem__)
     a, b = (torch.cat([state[k].flatten() for k in floats]) for state in (one, two))
-    assert (a - b).norm() < 1e-4 * a.norm()
+    assert (a - b).norm() < 1e-3 * a.norm()
 
 
 @pytest.mark.slow
