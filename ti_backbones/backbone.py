@@ -331,7 +331,8 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source) -> None:
 
 
 def _serialise(module: nn.Module) -> bytes:
-    return save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
+    # copies: safetensors refuses weights that share memory, as CoaT ties some of its own
+    return save({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
 
 
 def _first_line(error: BaseException) -> str:
