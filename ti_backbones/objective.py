@@ -40,8 +40,9 @@ class Objective:
         decode: what the decoder draws from: the pooled latent, or the last feature map.
         reconstruction: weight of ‖dec(z(x)) - x‖², mean over pixels and views.
         transformed: weight of ‖dec(T_g z(x)) - g·x‖² (pooled decoding only).
-        identity, ordinary, secondary: weights of the relative errors of T_e z = z, T_g z(x) = z(g·x)
-            and T_h T_g z(x) = z(h·g·x).
+        identity: weight of the relative error of T_e z = z.
+        ordinary: weight of the relative error of T_g z(x) = z(g·x).
+        secondary: weight of the relative error of T_h T_g z(x) = z(h·g·x), summed over compositions.
         relative_to: what the errors are relative to: the latent's variance, or the error of doing
             nothing; the ordinary error is then 1 - gain, and its term log(2 - gain).
         moving_floor: weight of the hinge that keeps what g changes in each coordinate of P(z - μ) at
