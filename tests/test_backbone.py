@@ -85,7 +85,8 @@ def test_the_folder_is_as_designed(name, tmp_path: Path):
     ti = made(name, num_classes=0)
     ti.metadata = {"training": {"size": 32}}
     ti.save_pretrained(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == FILES
+    assert {p.name for p in tmp_path.iterdir()} == FILES | {"README.md"}
+    assert "was not certified" in (tmp_path / "README.md").read_text()
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architecture"] == "test_resnet"
     assert "num_classes" not in config.get("model_args", {})

@@ -360,6 +360,15 @@ def test_the_model_loads_in_every_way(finished: Path, monkeypatch: pytest.Monkey
     assert json.loads((finished / "certificate.json").read_text())["gain"] == ti.metadata["certificate"]["gain"]
 
 
+def test_the_card_says_what_was_measured_and_nothing_of_timms_weights(finished: Path):
+    certificate = json.loads((finished / "certificate.json").read_text())
+    card = (finished / "README.md").read_text()
+    assert f"| gain | {certificate['gain']:.3g} |" in card
+    assert "synthetic" not in card  # which is said of the embedded set alone
+    cfg = json.loads((finished / "config.json").read_text())["pretrained_cfg"]
+    assert not {"tag", "license", "origin_url", "paper_ids"} & cfg.keys()
+
+
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
     rates = [learning_rate(s, 100, 1.0, 0.1) for s in range(100)]
     assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])

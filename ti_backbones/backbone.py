@@ -25,11 +25,13 @@ from . import latent
 from .checkpoint import write_files
 from .download import check_reachable
 from .errors import InputError
+from .hub import card
 from .o2 import element
 
 TRANSFORMER_FILE = "latent_transformer.safetensors"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
 
 
 def latent_width(encoder: Any) -> int:
@@ -151,7 +153,7 @@ class TIBackbone(nn.Module):
 
         `model.safetensors` and `config.json` are timm's own (`local-dir:`, `hf-hub:`); the latent
         transformer is in `latent_transformer.safetensors`, its configuration under the one key
-        `ti_backbones` of config.json.
+        `ti_backbones` of config.json. `README.md` is a card with what was measured.
         """
         folder = Path(folder)
         ours = {"latent_transformer": self.latent_transformer.config(), **self.metadata}
@@ -167,6 +169,7 @@ class TIBackbone(nn.Module):
             WEIGHTS_FILE: _serialise(self.encoder),
             TRANSFORMER_FILE: _serialise(self.latent_transformer),
             CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n",
+            CARD_FILE: card(config["architecture"], ours).encode(),
         }
         write_files(folder, files)
 

@@ -83,7 +83,7 @@ def build(config: PretrainConfig) -> TIObjective:
     options: dict[str, Any] = {"img_size": config.size} if has_fixed_size(config.model) else {}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
-    encoder = create_encoder(config.model, pretrained=config.init == "timm", **options)
+    encoder = create_encoder(_encoder_name(config), pretrained=config.init == "timm", **options)
     if config.init not in ("random", "timm"):
         path = weights_of(config.init)
         if path is None:
@@ -102,6 +102,15 @@ def build(config: PretrainConfig) -> TIObjective:
         decoder = MapDecoder(feature_map.shape[1], config.size)
     cfg = cast(dict[str, Any], encoder.pretrained_cfg)
     return TIObjective(ti, decoder, config.objective, cfg["mean"], cfg["std"])
+
+
+def _encoder_name(config: PretrainConfig) -> str:
+    """The `ti_*` name, whose configuration says nothing of timm's weights; timm's own to start from these."""
+    base = config.model.removeprefix("ti_")
+    if config.init == "timm":
+        return base if timm.is_model(base) else config.model
+    alias = f"ti_{timm.models.get_arch_name(base)}"
+    return alias if timm.is_model(alias) else config.model
 
 
 def make_optimiser(objective: TIObjective, config: PretrainConfig) -> torch.optim.AdamW:
