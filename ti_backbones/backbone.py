@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from . import latent
 from .checkpoint import write_files
 from .download import check_reachable
-from .errors import InputError
+from .errors import InputError, first_line
 from .hub import card
 from .o2 import element
 
@@ -200,7 +200,7 @@ class TIBackbone(nn.Module):
             ti = cls(encoder, transformer.pop("kind"), latent_config=transformer)
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(
-                f"'{folder / CONFIG_FILE}' does not describe the latent transformer ({_first_line(e)}):"
+                f"'{folder / CONFIG_FILE}' does not describe the latent transformer ({first_line(e)}):"
                 " save the model again"
             ) from e
         load_strictly(ti.latent_transformer, read_weights(folder / TRANSFORMER_FILE), folder / TRANSFORMER_FILE)
@@ -233,7 +233,7 @@ def create_encoder(name: str, pretrained: bool = False, **timm_kwargs) -> nn.Mod
         options: dict[str, Any] = {"num_classes": 0} | timm_kwargs
         return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, TypeError, ValueError, OSError, SafetensorError) as e:
-        raise InputError(f"model '{name}' cannot be made: {_first_line(e)}") from e
+        raise InputError(f"model '{name}' cannot be made: {first_line(e)}") from e
 
 
 def find_folder(name: str) -> Path:
@@ -270,7 +270,7 @@ def read_config(folder: Path) -> dict:
     except FileNotFoundError:
         raise InputError(f"no {CONFIG_FILE} in '{folder}': give a folder that save_pretrained wrote") from None
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f"'{path}' is not a model configuration ({_first_line(e)}): save the model again") from e
+        raise InputError(f"'{path}' is not a model configuration ({first_line(e)}): save the model again") from e
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -292,7 +292,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except OSError as e:
         raise InputError(f"weights '{path}' cannot be read ({e.strerror or e}): give a file of weights") from e
     except Exception as e:  # torch raises many kinds for a damaged file
-        raise InputError(f"weights '{path}' cannot be read ({_first_line(e)}): fetch or save the file again") from e
+        raise InputError(f"weights '{path}' cannot be read ({first_line(e)}): fetch or save the file again") from e
     for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -336,7 +336,3 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source) -> None:
 def _serialise(module: nn.Module) -> bytes:
     # copies: safetensors refuses weights that share memory, as CoaT ties some of its own
     return save({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def load(path: Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds for a damaged file
-        reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        reason = first_line(e, 120)
         raise InputError(f"checkpoint '{path}' cannot be read ({reason}): remove it to start again") from e
     if not isinstance(state, dict):
         raise InputError(f"checkpoint '{path}' holds a {type(state).__name__}, no run: remove it to start again")

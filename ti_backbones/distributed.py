@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as e:
-        reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        reason = first_line(e, 120)
         raise InputError(f"--device is '{name}', which cannot be used here ({reason}): give auto or cpu") from e
     return device
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import timm
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 TIMEOUT_S = 5.0
 
@@ -35,7 +35,7 @@ def check_reachable(name: str) -> None:
             get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
             return
         except Exception as e:  # of whichever HTTP library the client uses
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            reason = first_line(e)
     raise InputError(
         f"weights of '{name}' are not in the cache, and {constants.ENDPOINT} cannot be reached ({reason}):"
         " connect, give the weights as a file, or start from random ones"

@@ -7,3 +7,8 @@ class InputError(ValueError):
     Its message is one line that names the thing, the value and the way out; the command line prints
     it and exits with 2.
     """
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of an error's message, at most `limit` characters; its type's name if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

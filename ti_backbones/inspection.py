@@ -14,7 +14,7 @@ from .backbone import CONFIG_FILE, TRANSFORMER_FILE, TIBackbone, create_encoder,
 from .checkpoint import replacing, write_atomically
 from .data import load_all, open_data
 from .distributed import find_device
-from .errors import InputError
+from .errors import InputError, first_line
 from .images import Frame
 from .isomorphism import Certificate
 from .pretrain_setup import has_fixed_size
@@ -114,5 +114,5 @@ def _try(ti: TIBackbone, name: str, size: int) -> None:
     try:
         ti(torch.zeros(1, 3, size, size, device=next(ti.parameters()).device))
     except Exception as e:  # a model may fail in any way on a size it is not made for
-        reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        reason = first_line(e, 200)
         raise InputError(f"model '{name}' does not run at --size {size} ({reason}): give another size") from e

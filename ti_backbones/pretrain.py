@@ -27,7 +27,7 @@ from .backbone import TIBackbone
 from .data import read
 from .data.order import StepSampler, generator, uniforms
 from .distributed import World, fast_bf16, join, leave
-from .errors import InputError
+from .errors import InputError, first_line
 from .objective import UNIFORMS
 from .pretrain_config import PretrainConfig, refuse_other_run
 from .pretrain_setup import build, learning_rate, make_optimiser, open_images
@@ -79,6 +79,7 @@ class _Run:
                 )
             self.steps_per_epoch = len(self.data.images) // config.batch
             self.steps = config.epochs * self.steps_per_epoch
+            self.views = self.steps * config.batch * VIEWS[config.objective.views]
             torch.manual_seed(config.seed)
             self.objective = build(config).to(world.device)
             self.objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -122,7 +123,7 @@ class _Run:
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
         except (KeyError, RuntimeError, ValueError) as e:
-            reason = (str(e).splitlines() or [""])[0]
+            reason = first_line(e)
             raise InputError(
                 f"checkpoint '{self.checkpoint_path}' does not fit ({reason}): remove it to start again"
             ) from e
@@ -236,7 +237,7 @@ class _Run:
         return bool(every) and self.step % every == 0
 
     def _announce(self) -> None:
-        config, views = self.config, self.steps * self.config.batch * VIEWS[self.config.objective.views]
+        config, views = self.config, self.views
         print(
             f"pretraining {config.model} ({config.preset}) on {len(self.data.images)} images of {config.data},"
             f" {config.size} px, {self.steps} steps, {views} views, {self.precision},"
@@ -294,7 +295,7 @@ class _Run:
         return certificate
 
     def _metadata(self, certificate: isomorphism.Certificate) -> dict[str, Any]:
-        config, views = self.config, self.steps * self.config.batch * VIEWS[self.config.objective.views]
+        config, views = self.config, self.views
         training = {"objective": asdict(config.objective), "preset": config.preset, "data": config.data}
         training |= {"images": len(self.data.images), "views": views, "size": config.size, "init": config.init}
         return {

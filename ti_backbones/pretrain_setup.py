@@ -16,7 +16,7 @@ from .backbone import TIBackbone, create_encoder, latent_width, load_strictly, r
 from .data import ImageSet, load_all, open_data
 from .data.order import generator
 from .decoder import MapDecoder, PooledDecoder
-from .errors import InputError
+from .errors import InputError, first_line
 from .objective import TIObjective
 from .pretrain_config import PretrainConfig
 
@@ -153,7 +153,7 @@ def _try_encoder(ti: TIBackbone, config: PretrainConfig) -> tuple[Tensor, Tensor
         with torch.no_grad():
             z, feature_map = ti.eval().encode(torch.zeros(2, 3, config.size, config.size))
     except Exception as e:  # a model may fail in any way on a size it is not made for
-        reason = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        reason = first_line(e, 200)
         raise InputError(
             f"model '{config.model}' does not run at --size {config.size} ({reason}): give another size or model"
         ) from e

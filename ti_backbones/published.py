@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 HUB_VARIABLE = "TI_BACKBONES_HUB"
 WEIGHTS_FILE = "model.safetensors"
@@ -115,7 +115,7 @@ def _download(name: str, published: PublishedWeights, cache_dir: str | Path | No
         try:
             path = Path(hf_hub_download(published.repo_id, file, revision=published.revision, cache_dir=cache_dir))
         except Exception as e:  # the client raises errors of several libraries; all mean the same here
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            reason = first_line(e)
             raise WeightsError(
                 f"weights of {where} cannot be downloaded: {reason}; set {HUB_VARIABLE} to a folder that holds"
                 f" '{name}', or use pretrained=False"
