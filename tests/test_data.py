@@ -166,7 +166,7 @@ def test_shards_give_images_with_their_labels(tmp_path: Path):
     label = json.dumps({"joints_mm": joints.tolist(), "K": np.eye(3).tolist(), "side": "left"}).encode()
     write_tar(tmp_path / "1.tar", {"x/7.png": png(numbered(7)), "x/7.json": label, "note.txt": b"none"})
     write_tar(tmp_path / "0.tar", {"3.a.png": b"", "3.png": png(numbered(3)), "4.jpg": png(numbered(4))})
-    for spec in (f"shards:{tmp_path}", f"shards:{tmp_path}/*.tar"):
+    for spec in (f"shards:{tmp_path}?mirror=no", f"shards:{tmp_path}/*.tar?mirror=no"):
         samples = open_data(spec)
         got = [samples[i] for i in range(len(samples))]
         assert [s.key for s in got] == ["3", "4", "x/7"]
@@ -197,20 +197,20 @@ def test_a_reader_can_be_sent_to_another_process(folder: Path, tmp_path: Path):
         assert np.array_equal(pickle.loads(pickle.dumps(samples))[0].image, first)
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 1000), ("test", 300)])
+@pytest.mark.parametrize(("split", "count"), [("train", 1500), ("test", 500)])
 def test_the_embedded_set(split, count):
     samples = open_data("embedded", split)
     assert len(samples) == len(open_data(f"embedded?split={split}")) == count
     for i in (0, count - 1):
         sample = samples[i]
-        assert sample.image.shape == (96, 96, 3)
+        assert sample.image.shape == (128, 128, 3)
         assert sample.joints_mm.shape == (21, 3)
         assert sample.intrinsics.shape == (3, 3)
         points = sample.joints_mm @ sample.intrinsics.T
         assert (points[:, 2] > 0).all()
         centre = (points[:, :2] / points[:, 2:]).mean(0)
         assert (centre > 10).all()
-        assert (centre < 86).all()  # joints in the crop's pixels: K goes with the image
+        assert (centre < 118).all()  # joints in the crop's pixels: K goes with the image
 
 
 def test_the_embedded_splits_share_no_image():
@@ -232,19 +232,10 @@ def test_batches_are_the_images_asked_for(workers, folder: Path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_worker_is_one_line_too(workers, folder: Path):
-    (folder / "4.png").write_bytes(b"")
+    for name in ("4.png", "a/1.png", "z/5.png"):
+        (folder / name).write_bytes(b"")
     with pytest.raises(InputError) as caught:
         load_all(open_data(f"folder:{folder}"), 16, workers=workers)
-    assert str(caught.value).startswith(f"image '{folder}/4.png' cannot be read")
+    assert str(caught.value).startswith(f"3 of 7 samples read of 'folder:{folder}' are broken, more than 1%: image '")
+    assert f"image '{folder}/4.png' cannot be read (no known image format)" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_embed_cuts_a_set_out_of_a_larger_one(tmp_path: Path):
-    from hub.embed import embed
-
-    label = json.dumps({"joints_mm": [[1.23456, 2, 3]] * 21, "K": np.eye(3).tolist()}).encode()
-    members = {f"{i:03d}.{s}": png(numbered(i)) if s == "jpg" else label for i in range(5) for s in ("jpg", "json")}
-    embed(str(write_tar(tmp_path / "large.tar", members)), 3, str(tmp_path / "small.tar"))
-    samples = open_data(f"shards:{tmp_path}/small.tar")
-    assert [int(samples[i].image[0, 0, 0]) for i in range(len(samples))] == [0, 1, 2]
-    assert samples[0].joints_mm[0, 0] == np.float32(1.23)

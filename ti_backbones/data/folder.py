@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import BrokenSample, InputError
 from .images import decode
+from .names import Names
 from .sample import Sample
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -25,8 +26,8 @@ class Folder:
         if not root.is_dir():
             problem = "is not a folder" if root.exists() else "does not exist"
             raise InputError(f"data '{spec}': '{root}' {problem}: give a folder of images")
-        self.files = sorted(_images_below(root))
-        if not self.files:
+        self.files = Names(sorted(_images_below(root)))
+        if not len(self.files):
             raise InputError(f"data '{spec}': no image below '{root}': it needs {', '.join(sorted(SUFFIXES))} files")
 
     def __len__(self) -> int:
@@ -38,7 +39,7 @@ class Folder:
             with open(path, "rb") as f:
                 data = f.read()
         except OSError as e:
-            raise InputError(f"image '{path}' cannot be read ({e.strerror}): repair or remove it") from e
+            raise BrokenSample(f"image '{path}' cannot be read ({e.strerror}): repair or remove it") from e
         return Sample(os.path.relpath(path, self.root), decode(data, path))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +29,35 @@ def uniforms(seed: int, step: int, batch: int, count: int) -> Tensor:
     return torch.rand(batch, count, generator=generator(seed, 1, step), dtype=torch.float64)
 
 
+WINDOW = 16_384
+"""Samples that are mixed with each other, at least, where reading in any order would be slow."""
+
+
+def permutation(length: int, seed: int, epoch: int, starts: np.ndarray | None = None, window: int = WINDOW) -> Tensor:
+    """The order (length,) of an epoch.
+
+    Args:
+        length: samples in the set. seed, epoch: which permutation.
+        starts: the first sample of every file, where samples lie together in files. The files are then permuted, and
+            the samples within each `window` of files: every file is read in one stretch of the epoch, and its
+            neighbours differ from epoch to epoch. None: any order.
+    """
+    random = generator(seed, 0, epoch)
+    windows = max(length // window, 1)
+    if starts is None or windows == 1:
+        return torch.randperm(length, generator=random)
+    begins = torch.as_tensor(starts)
+    sizes = torch.diff(begins, append=torch.tensor([length]))
+    files = torch.randperm(len(begins), generator=random)
+    begins, sizes = begins[files], sizes[files]
+    new = sizes.cumsum(0) - sizes  # where each file's samples begin now
+    order = torch.arange(length) + (begins - new).repeat_interleave(sizes)
+    window_of = (new * windows // length).clamp(max=windows - 1)  # a last, empty file begins at the end
+    counts = torch.zeros(windows, dtype=torch.int64).index_add_(0, window_of, sizes)
+    parts = [part[torch.randperm(len(part), generator=random)] for part in order.split(counts.tolist())]
+    return torch.cat(parts)
+
+
 class StepSampler:
     """Index lists, one for every step from `start` on, for one rank's share of each global batch.
 
@@ -36,11 +66,23 @@ class StepSampler:
     Args:
         length: images in the set. batch: global batch. steps: where to end. start: where to begin.
         seed, rank, world: which permutation, whose share.
+        starts, window: see `permutation`.
     """
 
-    def __init__(self, length: int, batch: int, steps: int, start: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        steps: int,
+        start: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        starts: np.ndarray | None = None,
+        window: int = WINDOW,
+    ):
         self.length, self.batch, self.steps, self.start = length, batch, steps, start
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world, self.starts, self.window = seed, rank, world, starts, window
 
     def __len__(self) -> int:
         return self.steps - self.start
@@ -50,6 +92,6 @@ class StepSampler:
         for step in range(self.start, self.steps):
             epoch, position = divmod(step, per_epoch)
             if order is None or position == 0:
-                order = torch.randperm(self.length, generator=generator(self.seed, 0, epoch))
+                order = permutation(self.length, self.seed, epoch, self.starts, self.window)
             first = position * self.batch + self.rank * share
             yield order[first : first + share].tolist()

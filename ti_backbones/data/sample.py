@@ -57,8 +57,8 @@ class Sample:
         return replace(
             self,
             image=np.ascontiguousarray(self.image[:, ::-1]),
-            joints_mm=if_known(lambda p: p * np.float32([-1, 1, 1]), self.joints_mm),
-            joints_px=if_known(lambda p: p * np.float32([-1, 1]) + np.float32([width, 0]), self.joints_px),
+            joints_mm=if_known(lambda p: p * np.array([-1, 1, 1], np.float32), self.joints_mm),
+            joints_px=if_known(lambda p: p * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32), self.joints_px),
             intrinsics=if_known(lambda k: (flip @ k @ np.diag([-1.0, 1, 1])).astype(k.dtype), self.intrinsics),
             right=if_known(lambda right: not right, self.right),
             mirrored=not self.mirrored,

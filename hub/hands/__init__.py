@@ -1,0 +1,1 @@
+"""Renders of hands with exact joints: `python -m hub.hands --help`."""
