@@ -23,7 +23,10 @@ from tensorboard.summary.writer import record_writer  # noqa: F401
 
 from ti_backbones import cli
 
-BAR = re.compile(r"(pretraining|reading images|certifying|training latents|fitting a representation): ")
+BAR = re.compile(
+    r"(pretraining|reading images|certifying|training latents|fitting a representation|packing|checking|drawing): "
+    r"|(indexing|reading annotations): |(fine-tuning|reading hands|latents|predicting): "
+)
 
 
 @dataclass
