@@ -438,7 +438,7 @@ def test_shards_and_the_embedded_set_train(images: Path, tmp_path: Path):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "0.tar").write_bytes(shard.read_bytes())
     pattern = f"shards:{tmp_path}/shards/*.tar"
-    for data, held_out in (("embedded", "300 images of embedded?split=test"), (pattern, "15 images of shards:")):
+    for data, held_out in (("embedded", "500 images of embedded?split=test"), (pattern, "25 images of shards:")):
         ended = train(tmp_path / data[:6], images, "--data", data, "--batch", 256)
         assert f"images of {data}" in ended.out
         assert f"certificate on {held_out}" in ended.out or "kept out of training" in ended.out

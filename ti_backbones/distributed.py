@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,6 +40,14 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's plain value, by rank."""
+        values = [value]
+        if self.size > 1:
+            values = [None] * self.size
+            dist.all_gather_object(values, value)
         return values
 
     @contextlib.contextmanager

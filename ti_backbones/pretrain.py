@@ -36,6 +36,7 @@ from .runlog import Log, TensorBoard
 __all__ = ["PretrainConfig", "pretrain"]
 
 VIEWS = {"pair": 2, "paper": 14}  # of each image in a step
+SHOWN = 5  # broken samples on the console at a time; the log names all
 
 
 def pretrain(config: PretrainConfig) -> isomorphism.Certificate | None:
@@ -89,6 +90,7 @@ class _Run:
                 self.ema = AveragedModel(self.objective.ti, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
             if state is not None:
                 self._restore(state)
+                self.data.broken.restore(state.get("broken", self.data.broken.state()))
         self.trained: nn.Module = self.objective
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
@@ -136,6 +138,7 @@ class _Run:
             "config": self.config.fingerprint(),
             "objective": self.objective.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "broken": self.data.broken.state(),
         }
         if self.ema is not None:
             state["ema"] = self.ema.state_dict()
@@ -161,10 +164,10 @@ class _Run:
             if main:
                 logs = self._open_logs()
                 self._announce()
-        sampler = StepSampler(
-            len(self.data.images), config.batch, self.steps, self.step, config.seed, world.rank, world.size
-        )
-        batches = read(self.data.images, sampler, 0 if self.data.in_memory else config.workers)
+        data, broken = self.data, self.data.broken
+        length, span, share = len(data.images), (self.steps, self.step), (world.rank, world.size)
+        sampler = StepSampler(length, config.batch, *span, config.seed, *share, data.starts)
+        batches = read(data.images, sampler, 0 if data.in_memory else config.workers, broken)
         self.objective.train()
         with self._progress() as bar:
             clock, clock_step = time.perf_counter(), self.step
@@ -179,18 +182,20 @@ class _Run:
                 draw = self._is_due(config.pictures_every) and not last
                 if not (any(due) or draw or last):
                     continue
+                broken.share(world)
                 with world.together():
-                    if main and (due[0] or last):
+                    if main and (due[0] or last or broken.excessive):
                         now = time.perf_counter()
                         rate = (self.step - clock_step) * config.batch / (now - clock)
                         clock, clock_step = now, self.step
                         for log in logs:
                             log.write(self._record(terms, rate))
                         bar.set_postfix(loss=f"{terms['loss']:.3f}", gain=f"{terms['gain']:.2f}", refresh=False)
-                    if main and (due[1] or last):
+                    if main and (due[1] or last or broken.excessive):
                         self._save()
                     if main and draw:
                         self._draw()
+                broken.check(f"'{self.folder / 'log.jsonl'}' names all: repair or remove them, then add --resume")
         return self._finish() if main else None
 
     def _train_step(self, batch: Tensor) -> dict[str, float]:
@@ -264,10 +269,22 @@ class _Run:
             mininterval=0.5 if sys.stderr.isatty() else 10,
         )
 
-    def _record(self, terms: dict[str, float], images_per_s: float) -> dict[str, float]:
+    def _record(self, terms: dict[str, float], images_per_s: float) -> dict[str, Any]:
         values = {k: round(v, 6) for k, v in terms.items()}
         rate = {"lr": self.optimiser.param_groups[0]["lr"], "images_per_s": round(images_per_s, 1)}
-        return {"step": self.step, "epoch": self.step / self.steps_per_epoch, **values, **rate}
+        record = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **values, **rate}
+        if broken := self.data.broken.names:
+            record |= {"broken": len(broken), "broken_names": self._tell_broken()}
+        return record
+
+    def _tell_broken(self) -> list[str]:
+        """What was found broken since the last time, shown too."""
+        news = self.data.broken.news()
+        for line in news[:SHOWN]:
+            tqdm.write(f"skipped: {line}")
+        if len(news) > SHOWN:
+            tqdm.write(f"skipped {len(news) - SHOWN} more: see '{self.folder / 'log.jsonl'}'")
+        return news
 
     def _test_images(self) -> Tensor:
         assert self.data.test is not None  # it is there on rank 0, which alone draws and certifies

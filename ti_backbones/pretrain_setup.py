@@ -6,14 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import timm
 import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
 
 from .backbone import TIBackbone, create_encoder, latent_width, load_strictly, read_weights, weights_of
-from .data import ImageSet, load_all, open_data
+from .data import ImageSet, LoadedImages, load_all, open_data
+from .data.broken import Tally
+from .data.images import Selection
 from .data.order import generator
 from .decoder import MapDecoder, PooledDecoder
 from .errors import InputError, first_line
@@ -30,12 +32,16 @@ class TrainingImages:
 
     Attributes:
         images: training images, (3, S, S) uint8 each.
+        starts: see `order.permutation`.
+        broken: what is broken among those that were read.
         in_memory: whether they are decoded already.
         test: (N, 3, S, S) uint8 that are not trained on, N <= TEST_IMAGES; None where not asked for.
         test_name: what these are.
     """
 
-    images: Subset
+    images: ImageSet | LoadedImages
+    starts: np.ndarray | None
+    broken: Tally
     in_memory: bool
     test: Tensor | None
     test_name: str
@@ -60,18 +66,20 @@ def open_images(config: PretrainConfig, test: bool = True) -> TrainingImages:
             " lower it, or give more images"
         )
     test_samples = open_data(test_name, "test") if test_name else None
-    images: Dataset = ImageSet(samples, config.size)
+    order = torch.randperm(len(samples), generator=generator(config.seed, 2)).numpy()
+    training = Selection(samples, np.sort(order[held:]))
+    broken = Tally(len(training), config.data)
+    images: ImageSet | LoadedImages = ImageSet(training, config.size)
     in_memory = len(samples) * 3 * config.size**2 <= config.cache_gb * 2**30
     if in_memory:
-        images = load_all(samples, config.size, workers=config.workers if len(samples) > 4096 else 0)
-    order = torch.randperm(len(samples), generator=generator(config.seed, 2)).tolist()
+        workers = config.workers if len(training) > 4096 else 0
+        images = load_all(training, config.size, workers=workers, tally=broken)
     test_images = None
-    if test and test_samples is not None:
-        test_images = load_all(test_samples, config.size, limit=TEST_IMAGES).images
-    elif test:
-        test_images = torch.stack([images[i] for i in order[:held]])
+    if test:
+        held_out = test_samples or Selection(samples, order[:held])
+        test_images = load_all(held_out, config.size, limit=TEST_IMAGES).images
     test_name = test_name or f"{held} images of {config.data} kept out of training"
-    return TrainingImages(Subset(images, order[held:]), in_memory, test_images, test_name)
+    return TrainingImages(images, training.starts, broken, in_memory, test_images, test_name)
 
 
 def build(config: PretrainConfig) -> TIObjective:
@@ -88,7 +96,7 @@ def build(config: PretrainConfig) -> TIObjective:
         path = weights_of(config.init)
         if path is None:
             raise InputError(f"--init is '{config.init}': it must be random, timm, or a weights file that exists")
-        load_strictly(encoder, _without_classifier(read_weights(path), encoder), path)
+        load_strictly(encoder, without_classifier(read_weights(path), encoder), path)
     try:
         ti = TIBackbone(encoder, config.objective.latent, latent_config={"rank": config.rank} if config.rank else {})
     except InputError:
@@ -138,7 +146,7 @@ def has_fixed_size(name: str) -> bool:
     return bool(cfg and cfg.fixed_input_size)
 
 
-def _without_classifier(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
+def without_classifier(state: dict[str, Tensor], encoder: nn.Module) -> dict[str, Tensor]:
     """The state without the classifier's tensors, which an encoder with num_classes=0 lacks."""
     heads = cast(dict[str, Any], encoder.pretrained_cfg).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads

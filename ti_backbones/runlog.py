@@ -78,7 +78,8 @@ class TensorBoard:
 
     def write(self, record: dict) -> None:
         """Add the numbers of a log's record as scalars."""
-        values = [self._summary.Value(tag=k, simple_value=v) for k, v in record.items() if k != "step"]
+        numbers = {k: v for k, v in record.items() if k != "step" and isinstance(v, int | float)}
+        values = [self._summary.Value(tag=k, simple_value=v) for k, v in numbers.items()]
         summary = self._summary(value=values)
         self._append(self._event(wall_time=time.time(), step=record["step"], summary=summary))
 
