@@ -17,6 +17,7 @@ from timm.models import resolve_model_input_args, save_for_hf
 
 import ti_backbones
 from ti_backbones.errors import InputError
+from ti_backbones.published import local_models
 from ti_backbones.registry import WeightsError
 
 NAME = "ti_test_resnet"
@@ -148,6 +149,34 @@ def test_package_before_checkout_before_variable(tmp_path):
     done = subprocess.run([sys.executable, "-c", ORDER], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["package", "checkout", "variable"]
+
+
+LISTED = """
+import json, timm, ti_backbones
+def where(name):
+    file = timm.get_pretrained_cfg(name).file
+    return file and file.rpartition("models/")[2]
+print(json.dumps([timm.list_models("ti_*", pretrained=True), where("ti_test_resnet"), where("ti_test_vit"),
+                  timm.create_model("ti_test_vit", pretrained=True).num_classes]))
+"""
+
+
+def test_local_models_are_listed_as_pretrained(tmp_path):
+    """Beside the published ones, and nothing else: no folder without weights, no unknown architecture."""
+    make(tmp_path / "models" / NAME)
+    make(tmp_path / "models" / f"{NAME}.other")
+    make(tmp_path / "models" / "ti_test_vit.hands", "test_vit", num_classes=3)
+    make(tmp_path / "models" / "ti_no_such_model")
+    (tmp_path / "models" / "ti_resnet18").mkdir()
+    env = os.environ | {"TI_BACKBONES_HUB": str(tmp_path / "models")}
+    done = subprocess.run([sys.executable, "-c", LISTED], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names, untagged, only_tag, classes = json.loads(done.stdout)
+    ours = {NAME, f"{NAME}.other", "ti_test_vit.hands"}
+    assert set(names) == ours | set(ti_backbones.registry.PUBLISHED) | set(local_models())
+    assert untagged == f"{NAME}/model.safetensors"
+    assert only_tag == "ti_test_vit.hands/model.safetensors"
+    assert classes == 3
 
 
 # --- Not found, or not fit -------------------------------------------------------------------------------------------
@@ -329,6 +358,6 @@ def test_published_weights_are_listed_as_pretrained(served):
 
 def test_published_weights_of_another_digest_are_refused(served):
     digest, tag = served["errors"]
-    assert "'model.safetensors' of ti_broken.hands" in digest
+    assert "'model.safetensors' of 'ti_broken.hands' (org/resnet at " in digest
     assert "sha256" in digest
     assert tag.startswith("Invalid pretrained tag (unknown) for ti_published: published tags: hands;")

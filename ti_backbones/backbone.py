@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from timm.models._hub import save_config_for_hf
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 
 from . import latent
 from .checkpoint import write_files
-from .download import check_reachable
+from .download import check_reachable, explain, fetch, hub_id
 from .errors import InputError, first_line
-from .hub import card
+from .model_card import card
 from .o2 import element
 
 TRANSFORMER_FILE = "latent_transformer.safetensors"
@@ -148,30 +149,26 @@ class TIBackbone(nn.Module):
         """
         return self.latent_transformer(z, element(flip, angle, batch=len(z), device=z.device))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
         """Write a model folder that timm loads without this package.
 
         `model.safetensors` and `config.json` are timm's own (`local-dir:`, `hf-hub:`); the latent
         transformer is in `latent_transformer.safetensors`, its configuration under the one key
         `ti_backbones` of config.json. `README.md` is a card with what was measured.
+
+        Args:
+            folder: made if there is none.
+            half: store the encoder's matrices and kernels in float16, which halves the file; vectors (norms, biases,
+                statistics) and the latent transformer stay float32, and what is loaded is float32.
+
+        Raises:
+            InputError: if it cannot be written, or a weight is beyond float16.
         """
-        folder = Path(folder)
         ours = {"latent_transformer": self.latent_transformer.config(), **self.metadata}
-        cfg = {"architecture": base_architecture(self.encoder)}
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / CONFIG_FILE
-            save_config_for_hf(self.encoder, str(path), {"pretrained_cfg": cfg, "ti_backbones": ours})
-            config = json.loads(path.read_text())
-        args = config.get("model_args", {})
-        args.pop("latent_transformer", None)  # ours, no argument of the plain model
-        args.pop("num_classes", None)  # transformers refuses it here
-        files = {
-            WEIGHTS_FILE: _serialise(self.encoder),
-            TRANSFORMER_FILE: _serialise(self.latent_transformer),
-            CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n",
-            CARD_FILE: card(config["architecture"], ours).encode(),
-        }
-        write_files(folder, files)
+        files = encoder_files(self.encoder, ours, half)
+        files[TRANSFORMER_FILE] = serialise(self.latent_transformer)
+        files[CARD_FILE] = card(json.loads(files[CONFIG_FILE])["architecture"], ours).encode()
+        write_files(Path(folder), files)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **timm_kwargs) -> TIBackbone:
@@ -187,13 +184,14 @@ class TIBackbone(nn.Module):
         from .published import check_folder
 
         folder = find_folder(str(name))
+        source = "" if Path(name).is_dir() else str(name)
         ours = read_config(folder).get("ti_backbones")
         if ours is None or not (folder / TRANSFORMER_FILE).is_file():
             raise InputError(
                 f"'{name}' has no latent transformer ({TRANSFORMER_FILE}): load it as a plain timm model with"
                 f" timm.create_model('local-dir:{folder}'), or wrap that in TIBackbone"
             )
-        check_folder(folder, read_config(folder)["architecture"])  # timm itself is not strict about classifiers
+        check_folder(folder, read_config(folder)["architecture"], source)  # timm itself is not strict about classifiers
         encoder = create_encoder(f"local-dir:{folder}", pretrained=True, **timm_kwargs)
         try:
             transformer = dict(ours["latent_transformer"])
@@ -206,6 +204,24 @@ class TIBackbone(nn.Module):
         load_strictly(ti.latent_transformer, read_weights(folder / TRANSFORMER_FILE), folder / TRANSFORMER_FILE)
         ti.metadata = {k: v for k, v in ours.items() if k != "latent_transformer"}
         return ti.eval()
+
+
+def encoder_files(encoder: nn.Module, ours: dict[str, Any], half: bool = False) -> dict[str, bytes]:
+    """`model.safetensors` and `config.json` of an encoder, as timm loads them; `ours` goes under `ti_backbones`.
+
+    For `half` see `TIBackbone.save_pretrained`.
+    """
+    cfg = {"architecture": base_architecture(encoder)}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / CONFIG_FILE
+        save_config_for_hf(encoder, str(path), {"pretrained_cfg": cfg, "ti_backbones": ours})
+        config = json.loads(path.read_text())
+    args = config.get("model_args", {})
+    args.pop("latent_transformer", None)  # ours, no argument of the plain model
+    args.pop("num_classes", None)  # transformers refuses it here
+    if half:
+        config["dtype"] = "float32"  # what transformers loads, which would else take the file's
+    return {WEIGHTS_FILE: serialise(encoder, half), CONFIG_FILE: json.dumps(config, indent=2).encode() + b"\n"}
 
 
 def base_architecture(encoder: nn.Module) -> str:
@@ -232,6 +248,10 @@ def create_encoder(name: str, pretrained: bool = False, **timm_kwargs) -> nn.Mod
     try:
         options: dict[str, Any] = {"num_classes": 0} | timm_kwargs
         return timm.create_model(name, pretrained=pretrained, **options)
+    except InputError:
+        raise
+    except HfHubHTTPError as e:
+        raise InputError(f"model '{name}' cannot be had: {explain(e, name.partition(':')[2])}") from e
     except (RuntimeError, TypeError, ValueError, OSError, SafetensorError) as e:
         raise InputError(f"model '{name}' cannot be made: {first_line(e)}") from e
 
@@ -248,12 +268,15 @@ def find_folder(name: str) -> Path:
     from .registry import find_weights
 
     found = find_weights(name)
-    if found is None:
-        raise InputError(
-            f"no model folder '{name}': give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a published ti_* name,"
-            " or set TI_BACKBONES_HUB to a folder that holds it"
-        )
-    return Path(found)
+    if found is not None:
+        return found
+    on_hub = hub_id(name)
+    if on_hub is not None:
+        return fetch(name, *on_hub, (CONFIG_FILE, WEIGHTS_FILE, TRANSFORMER_FILE))[0].parent
+    raise InputError(
+        f"no model folder '{name}': give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a published ti_* name,"
+        " a repository org/name of the Hugging Face Hub, or set TI_BACKBONES_HUB to a folder that holds it"
+    )
 
 
 def read_config(folder: Path) -> dict:
@@ -333,6 +356,13 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], source) -> None:
     module.load_state_dict(state, strict=True)
 
 
-def _serialise(module: nn.Module) -> bytes:
+def serialise(module: nn.Module, half: bool = False) -> bytes:
+    """A module's state as the bytes of a safetensors file; for `half` see `TIBackbone.save_pretrained`."""
     # copies: safetensors refuses weights that share memory, as CoaT ties some of its own
-    return save({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    for key, value in state.items():
+        if half and value.ndim > 1 and value.dtype == torch.float32:
+            state[key] = value.half()
+            if not state[key].isfinite().all():
+                raise InputError(f"weight '{key}' is beyond float16: save with half=False")
+    return save(state)

@@ -5,7 +5,7 @@ A model folder holds `model.safetensors` and `config.json` in timm's format.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,14 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .errors import InputError, first_line
+from .download import WeightsError, fetch, sha256
 
 HUB_VARIABLE = "TI_BACKBONES_HUB"
 WEIGHTS_FILE = "model.safetensors"
-
-
-class WeightsError(InputError, RuntimeError):
-    """Weights that cannot be found or do not fit. A RuntimeError too, as timm's own errors about weights are."""
+TABLE = Path(__file__).with_name("published.json")
 
 
 @dataclass(frozen=True)
@@ -46,16 +43,33 @@ class PublishedWeights:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-# "ti_<arch>.<tag>" -> where it is. The first tag of an architecture is its default.
-PUBLISHED: dict[str, PublishedWeights] = {}
+# "ti_<arch>.<tag>" -> where it is. The first tag of an architecture is its default. `hub.publish_all` writes the file.
+PUBLISHED = {name: PublishedWeights(**entry) for name, entry in json.loads(TABLE.read_text()).items()}
 
 
 def published_tags(architecture: str) -> Iterator[tuple[str, PublishedWeights]]:
-    """(tag, entry) of every published model of a `ti_<arch>`."""
+    """(tag, entry) of every published model of a `ti_<arch>`; the tag is "" for one without."""
     for full_name, entry in PUBLISHED.items():
         name, _, tag = full_name.partition(".")
         if name == architecture:
             yield tag, entry
+
+
+def local_models() -> dict[str, Path]:
+    """Name ("ti_<arch>" or "ti_<arch>.<tag>") -> model folder, of every one below the `search_folders`."""
+    found: dict[str, Path] = {}
+    for place in search_folders():
+        for folder in sorted(place.glob("ti_*")) if place.is_dir() else ():
+            if (folder / WEIGHTS_FILE).is_file():
+                found.setdefault(folder.name, folder)
+    return found
+
+
+def default_tag(architecture: str) -> str:
+    """The tag that a `ti_<arch>` without one stands for: the first published, else the first local; "" if none."""
+    tags = [tag for tag, _ in published_tags(architecture)]
+    tags += [name.partition(".")[2] for name in local_models() if name.partition(".")[0] == architecture]
+    return "" if "" in tags or not tags else tags[0]
 
 
 def search_folders() -> list[Path]:
@@ -82,7 +96,8 @@ def find_weights(name: str, cache_dir: str | Path | None = None) -> Path | None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):  # a path, say: it must not be looked for below the folders
         return None
-    names = [name] if tag else [name, *(f"{name}.{published}" for published, _ in published_tags(name))][:2]
+    default = "" if tag else default_tag(architecture)
+    names = [name, f"{name}.{default}"] if default else [name]
     for candidate in (folder / n for folder in search_folders() for n in names):
         if candidate.is_dir():
             return candidate
@@ -107,32 +122,23 @@ def require_weights(name: str, tag: str | None, cache_dir: str | Path | None) ->
 
 def _download(name: str, published: PublishedWeights, cache_dir: str | Path | None) -> Path:
     """Fetch a published model folder at its pinned revision and check every file's sha256."""
-    from huggingface_hub import hf_hub_download
-
-    where = f"{name} ({published.repo_id} at {published.revision[:12]} on the Hugging Face Hub)"
-    paths = []
-    for file, digest in published.sha256.items():
-        try:
-            path = Path(hf_hub_download(published.repo_id, file, revision=published.revision, cache_dir=cache_dir))
-        except Exception as e:  # the client raises errors of several libraries; all mean the same here
-            reason = first_line(e)
+    paths = fetch(name, published.repo_id, published.revision, list(published.sha256), cache_dir)
+    for path, (file, digest) in zip(paths, published.sha256.items(), strict=True):
+        if sha256(path) != digest:
             raise WeightsError(
-                f"weights of {where} cannot be downloaded: {reason}; set {HUB_VARIABLE} to a folder that holds"
-                f" '{name}', or use pretrained=False"
-            ) from e
-        with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
-                raise WeightsError(f"'{file}' of {where} is not what was published (sha256): delete '{path}' and retry")
-        paths.append(path)
+                f"'{file}' of '{name}' ({published.repo_id} at {published.revision}) is not what was published"
+                f" (sha256): delete '{path.resolve()}' and load it again"
+            )
     return paths[0].parent
 
 
-def check_folder(folder: Path, base: str) -> nn.Module:
+def check_folder(folder: Path, base: str, source: str = "") -> nn.Module:
     """Check that a model folder holds every weight of an architecture, in its shape, and nothing else.
 
     Args:
         folder: holds config.json (timm's format) and model.safetensors.
         base: timm's own name of the architecture.
+        source: what the folder was fetched from, for messages.
 
     Returns:
         The model that the folder describes, on the meta device.
@@ -143,15 +149,16 @@ def check_folder(folder: Path, base: str) -> nn.Module:
     from .backbone import read_config
 
     architecture = read_config(folder)["architecture"]
+    of = f"weights of '{source}': " if source else ""
     if architecture != base:
-        raise WeightsError(f"'{folder}' holds architecture '{architecture}', not '{base}': take ti_{architecture}")
+        raise WeightsError(f"{of}'{folder}' holds architecture '{architecture}', not '{base}': take ti_{architecture}")
     model = on_meta(folder)
     expected = {k: list(v.shape) for k, v in model.state_dict().items()}
-    found = _shapes(folder / WEIGHTS_FILE)
+    found = _shapes(folder / WEIGHTS_FILE, of)
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise WeightsError(
-                f"'{folder / WEIGHTS_FILE}' does not hold {base}: '{key}' is {found.get(key, 'missing')}, where the"
+                f"{of}'{folder / WEIGHTS_FILE}' does not hold {base}: '{key}' is {found.get(key, 'missing')}, where the"
                 f" model has {expected.get(key, 'none')}; save the model again"
             )
     return model
@@ -163,10 +170,12 @@ def on_meta(folder: Path, **kwargs: Any) -> nn.Module:
         return timm.create_model(f"local-dir:{folder}", **kwargs)
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
+def _shapes(path: Path, of: str = "") -> dict[str, list[int]]:
     """Name -> shape of every tensor in a safetensors file; only its header is read."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as e:
-        raise WeightsError(f"'{path}' cannot be read as safetensors ({e}): a model folder needs it") from e
+        raise WeightsError(
+            f"{of}'{path}' cannot be read as safetensors ({e}): a model folder needs it whole, and no pickle is read"
+        ) from e

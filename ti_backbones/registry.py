@@ -26,6 +26,7 @@ from .published import (
     WeightsError,
     check_folder,
     find_weights,
+    local_models,
     on_meta,
     published_tags,
     require_weights,
@@ -42,6 +43,9 @@ _ABOUT_WEIGHTS = (
     *("license", "description", "origin_url", "paper_name", "paper_ids", "notes"),
 )
 _SOURCES = ("url", "file", "state_dict", "hf_hub_id")
+
+# what is listed as pretrained besides what is published: the model folders that are there at import
+_LOCAL = local_models()
 
 _logger = logging.getLogger(__name__)
 
@@ -105,8 +109,13 @@ def _default_cfg(name: str) -> DefaultCfg:
         )
         for tag, entry in published_tags(name)
     }
+    for full_name, folder in _LOCAL.items():
+        if full_name.partition(".")[0] == name:
+            cfgs.setdefault(full_name.partition(".")[2], ti_cfg(base_name(name), file=str(folder / WEIGHTS_FILE)))
+    is_pretrained = bool(cfgs)
     cfgs = cfgs or {"": ti_cfg(base_name(name))}
-    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained="" not in cfgs)
+    tags = deque(sorted(cfgs, key=bool))  # one without a tag first
+    return DefaultCfg(tags=tags, cfgs=cfgs, is_pretrained=is_pretrained)
 
 
 def _entrypoint(name: str, module: str) -> Callable[..., nn.Module]:
@@ -167,7 +176,7 @@ def _read_cfg(name: str, cfg: str | dict[str, Any] | PretrainedCfg | None) -> tu
     if cfg is None or isinstance(cfg, str):
         return cfg or None, {}
     cfg = PretrainedCfg(**cfg) if isinstance(cfg, dict) else cfg
-    tag = cfg.tag if cfg.tag in dict(published_tags(name)) else None
+    tag = cfg.tag if cfg.tag and timm.is_model_pretrained(f"{name}.{cfg.tag}") else None
     registered = dataclasses.asdict(_timm_cfg(f"{name}.{tag}" if tag else name))
     given = dataclasses.asdict(cfg)
     return tag, {k: v for k, v in given.items() if v != registered[k] and k not in ("architecture", "tag")}
