@@ -99,7 +99,7 @@ def sheet(split: str, size: int, num: int, out: Path, processes: int, first: int
         draw.sheet(tiles, captions, columns).save(out)
     except (OSError, ValueError) as e:
         raise InputError(
-            f"'{out}' cannot be written ({first_line(e)}): give a file that ends in .png or .jpg, in a folder that exists"
+            f"'{out}' cannot be written ({first_line(e)}): give a .png or .jpg in a folder that exists"
         ) from e
 
 

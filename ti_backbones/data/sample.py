@@ -49,6 +49,7 @@ class Sample:
         K keeps its positive focal lengths; its principal point moves to the mirrored place.
         """
         width = self.image.shape[1]
+        left, edge = np.array([-1, 1], np.float32), np.array([width, 0], np.float32)
         flip = np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]])
 
         def if_known(f, value):
@@ -58,7 +59,7 @@ class Sample:
             self,
             image=np.ascontiguousarray(self.image[:, ::-1]),
             joints_mm=if_known(lambda p: p * np.array([-1, 1, 1], np.float32), self.joints_mm),
-            joints_px=if_known(lambda p: p * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32), self.joints_px),
+            joints_px=if_known(lambda p: p * left + edge, self.joints_px),
             intrinsics=if_known(lambda k: (flip @ k @ np.diag([-1.0, 1, 1])).astype(k.dtype), self.intrinsics),
             right=if_known(lambda right: not right, self.right),
             mirrored=not self.mirrored,
