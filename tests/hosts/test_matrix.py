@@ -1,0 +1,54 @@
+"""The host matrix says what the results say, and 'not run' for everything else."""
+
+import pytest
+from matrix import BEGIN, END, HOSTS, main, table
+
+VERSIONS = {"transformers": "5.0", "torch": "2.9", "timm": "1.0.31"}
+
+
+def cells(results: dict, name: str = "transformers") -> list[str]:
+    """The cells of a host's row."""
+    (row,) = (line for line in table(results).splitlines() if line.startswith(f"| {HOSTS[name].title} |"))
+    return [cell.strip() for cell in row.strip("|").split(" | ")]
+
+
+def of(**tests: str) -> dict:
+    return {"transformers": {"versions": VERSIONS, "tests": {k.replace("__", "[") + "]": v for k, v in tests.items()}}}
+
+
+def test_every_host_has_a_row_and_nothing_is_claimed_without_results():
+    lines = table({}).splitlines()[2:]
+    assert len(lines) == len(HOSTS)
+    for name, host in HOSTS.items():
+        assert cells({}, name)[2:4] == ["not run" if kind in host.models else "n/a" for kind in ("CNN", "ViT")]
+
+
+@pytest.mark.parametrize(
+    ("tests", "cnn", "vit"),
+    [
+        ({"test_a__CNN": "passed", "test_a__ViT": "passed"}, "passes", "passes"),
+        ({"test_a__CNN": "passed"}, "passes", "not run"),
+        ({"test_a__CNN": "passed", "test_a__ViT": "failed"}, "passes", "**fails**"),
+        ({"test_a__CNN": "passed", "test_a__ViT": "skipped"}, "passes", "not run"),
+        ({"test_a__CNN": "passed", "test_a__ViT": "passed", "test_b__x": "failed"}, "**fails**", "**fails**"),
+        ({"test_a__CNN": "passed", "test_b__CNN": "failed"}, "**fails**", "not run"),
+        ({"test_a__CNN": "passed", "test_b__x": "passed"}, "passes (2 tests)", "not run"),
+    ],
+)
+def test_cells_follow_the_outcomes(tests, cnn, vit):
+    assert cells(of(**tests))[1:4] == ["5.0", cnn, vit]
+
+
+def test_the_readme_gets_the_table_between_its_markers_and_keeps_the_rest(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    main(str(path))
+    once = path.read_text()
+    main(str(path))
+    assert path.read_text() == once
+    assert once.startswith(f"before\n{BEGIN}\n| host |")
+    assert once.endswith(f"|\n{END}\nafter\n")
+    path.write_text("no markers")
+    with pytest.raises(SystemExit, match="has no"):
+        main(str(path))
+    assert path.read_text() == "no markers"
