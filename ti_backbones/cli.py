@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from .compare.run import CompareConfig, compare
 from .convert import ConvertConfig, convert
 from .data.check import CheckConfig, check
 from .data.pack import PackConfig, pack
@@ -40,6 +41,7 @@ EXTRAS = {
     "matplotlib": "train",
     "tensorboard": "train",
     "webdataset": "data",
+    "lightly": "compare",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
@@ -54,6 +56,7 @@ commands:
   finetune       train a pose head, and the backbone if wanted, on labelled hands
   evaluate       errors of a pose model on labelled hands: table, JSON, figures, official files
   predict        joints of hands in images, as JSON and drawings
+  compare        pretrainings under one budget: scratch, autoencoders, SimCLR, PeCLR, TI
   data check     read every image and label of a set, count, name what is broken
   data pack      write a set's crops as tar shards, for fast training
   data show      draw a contact sheet of a set, with its joints
@@ -92,6 +95,11 @@ def _evaluate(config: EvaluateConfig) -> None:
 
 def _predict(config: PredictConfig) -> None:
     print(f"{predict(config)} hands in '{config.out / 'joints.json'}'")
+
+
+def _compare(config: CompareConfig) -> None:
+    print(compare(config).table())
+    print(f"saved to '{config.out}': report.json, table.md, curves.png, bars.png")
 
 
 def _preset(arguments: Sequence[str], presets: Mapping[str, Any]) -> Any:
@@ -190,6 +198,7 @@ COMMANDS = {
     ),
     "evaluate": Command(EvaluateConfig, _evaluate, ("run",)),
     "predict": Command(PredictConfig, _predict, ("run", "images")),
+    "compare": Command(CompareConfig, _compare, interrupted="the same command goes on", presets=("recipe", RECIPES)),
     "data check": Command(CheckConfig, _check, ("spec",)),
     "data pack": Command(PackConfig, _pack, ("spec",), "the same command continues"),
     "data show": Command(ShowConfig, _show, ("spec",)),

@@ -1,0 +1,1 @@
+"""Peers under one budget: scratch, autoencoders, SimCLR, PeCLR and TI, pretrained and fine-tuned alike."""

@@ -1,0 +1,127 @@
+"""One fine-tuning of a comparison: a linear probe, or the encoder and a head on a share of the labels, and its test."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backbone import TIBackbone
+from ..data.images import Samples, Selection
+from ..latent import O2Representation
+from ..pose import metrics
+from ..pose.augment import Frame
+from ..pose.data import Hands, InMemory, label_subset, open_hands
+from ..pose.model import PoseModel, PoseSpec, build_head
+from ..pose.predictions import errors_over_rotation
+from ..pose.recipe import Recipe
+from ..pose.start import fit_transformer, needs_transformer
+from ..pose.training import Fit, predict, with_latents
+from .config import VARIANTS, CompareConfig
+from .pretraining import Machine
+
+FRAME: Frame = "disc"  # as in pretraining
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The hands of a comparison.
+
+    Attributes:
+        samples: what `train` holds, to take shares of it. train: training hands.
+        validation: everything is chosen on these. test: each fine-tuning sees them once, at its end.
+        how: how validation and test were chosen.
+    """
+
+    samples: Samples
+    train: Hands
+    validation: InMemory
+    test: InMemory
+    how: str
+
+    def labelled(self, share: float, seed: int, config: CompareConfig) -> Hands:
+        """A share of the training hands; those of one seed are nested."""
+        if share == 1:
+            return self.train
+        chosen = label_subset(len(self.train), share, seed)
+        if isinstance(self.train, InMemory):
+            return self.train.take(chosen)
+        return open_hands(Selection(self.samples, chosen), config.size, config.cache_gb, config.workers)
+
+
+def probe_recipe(recipe: Recipe) -> Recipe:
+    """A linear map of latents that are computed once."""
+    return replace(recipe, mode="linear", augment="none")
+
+
+def variant_recipe(recipe: Recipe, variant: str) -> Recipe:
+    """The recipe of a further row; of the plain one if `variant` is empty."""
+    return replace(recipe, **VARIANTS[variant]) if variant else recipe
+
+
+def run(
+    config: CompareConfig, folder: Path, recipe: Recipe, share: float, seed: int, sets: Sets, machine: Machine
+) -> dict[str, Any]:
+    """Fine-tune a pretrained model and test the weights that are best on validation.
+
+    Args:
+        folder: the pretrained model. recipe: see `probe_recipe`, `variant_recipe`. share, seed: of the labels.
+
+    Returns:
+        plain JSON values: what was trained, the validation curve and its best record, the test errors.
+    """
+    began = time.perf_counter()
+    train, validation = sets.labelled(share, seed, config), sets.validation
+    model = _model(config, folder, recipe, train, seed, machine)
+    if not recipe.uses_images:
+        train, validation = (with_latents(model, hands, machine.bf16) for hands in (train, validation))
+    fit = Fit(model, train, validation, recipe, seed, machine.bf16).run()
+    trained = time.perf_counter()
+    test, valid = sets.test.tensors, sets.test.tensors["valid"]
+    prediction = predict(model, sets.test, desc="testing")
+    turned = errors_over_rotation(
+        model, sets.test.take(list(range(len(test["image"])))[: config.angles_limit]), config.angles
+    )
+    return {
+        "hands": len(train),
+        "epochs": fit.epochs,
+        "steps": fit.steps,
+        "views": fit.steps * fit.batch if recipe.uses_images else len(train) + len(validation),
+        "trials": {"recipes": 1, "validations": len(fit.curve)},
+        "recipe": asdict(recipe),
+        "head": model.head.kind,
+        "curve": fit.curve,
+        "validation": fit.best_record,
+        "test": {
+            "hands": len(prediction),
+            "mpjpe": metrics.mpjpe(prediction, test["joints"], valid).mean().item(),
+            "pa_mpjpe": metrics.pa_mpjpe(prediction, test["joints"], valid).mean().item(),
+            "rotation": turned,
+            "spread": {k: max(turned[k]) - min(turned[k]) for k in ("mpjpe", "pa_mpjpe")},
+        },
+        "seconds": {"training": trained - began, "testing": time.perf_counter() - trained},
+    }
+
+
+def _model(config: CompareConfig, folder: Path, recipe: Recipe, train: Hands, seed: int, machine: Machine) -> PoseModel:
+    ti = TIBackbone.from_pretrained(folder).to(machine.device)
+    torch.manual_seed(seed)
+    transformer = None
+    if needs_transformer(recipe):
+        transformer = ti.latent_transformer
+        if not isinstance(transformer, O2Representation):
+            transformer = fit_transformer(ti.encoder, train, FRAME, machine.device)
+        torch.manual_seed(seed)
+    options: dict[str, Any] = {}
+    if recipe.head_kind in ("mlp", "equivariant"):
+        options = {"dropout": recipe.dropout} | ({"width": recipe.width} if recipe.width else {})
+    head = build_head(ti.encoder, transformer, recipe.head_kind, "joints", **options)
+    spec = PoseSpec(config.size, FRAME, "joints", head.kind, head.options)
+    model = PoseModel(ti.encoder, transformer, head, spec).to(machine.device)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if not recipe.uses_images:
+        model.freeze(encoder=True)
+    return model

@@ -1,0 +1,211 @@
+"""What a comparison found: one table, JSON and figures, of all cells that are done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint
+from .methods import METHODS
+
+Cell = dict[str, Any]
+TARGET = "scratch"  # the row whose final validation error the others are to reach
+
+
+@dataclass
+class Report:
+    """A comparison's numbers: mm, mean over seeds with the sample standard deviation.
+
+    Attributes:
+        title: the budget and the sets. rows: each method, and its variants, with what was measured; see `_row`.
+    """
+
+    title: str
+    rows: list[dict[str, Any]]
+
+    def to_json(self) -> str:
+        """Everything, as JSON."""
+        return json.dumps({"title": self.title, "rows": self.rows}, indent=2) + "\n"
+
+    def table(self, markdown: bool = False) -> str:
+        """The headline numbers, as text or Markdown."""
+        shares = _shares(self.rows)
+        header = ["method", "probe MPJPE / PA"]
+        for share in shares:
+            header += [f"{share}: MPJPE / PA", f"{share}: angle spread", f"{share}: epochs to target"]
+        header += ["gain", "moving share", "validations", "hours: pretraining, fine-tuning"]
+        lines = [header]
+        for row in self.rows:
+            line = [row["name"], _pair(row["probe"])]
+            for share in shares:
+                of = row["finetuning"].get(share)
+                line += [_pair(of), _pair(of and of["spread"]), _epochs(of)]
+            certificate = row["certificate"]
+            line += [f"{certificate['gain']:.2f}", f"{certificate['moving_share']:.2f}"] if certificate else ["", ""]
+            hours = row["hours"]
+            line += [str(row["validations"]), f"{hours['pretraining']:.2f}, {hours['finetuning']:.2f}"]
+            lines.append(line)
+        notes = (
+            "MPJPE and PA-MPJPE (proper) on test, mm, mean ± standard deviation over seeds; angle spread: the same"
+            " two at their worst in-plane rotation minus those at their best; epochs to target: until the mean"
+            " validation MPJPE is scratch's last; gain and moving share: of the pretrained latent, on validation"
+            " images; validations: of all cells."
+        )
+        return "\n".join([self.title, "", *_layout(lines, markdown), "", notes])
+
+    def curves(self, path: Path) -> None:
+        """Draw the mean validation MPJPE by epoch, a panel for each share (needs matplotlib)."""
+        shares = _shares(self.rows)
+        fig, panels = _figure(len(shares), 5.0)
+        for axes, share in zip(panels, shares, strict=True):
+            for row in self.rows:
+                if of := row["finetuning"].get(share):
+                    axes.plot(of["curve"]["epoch"], of["curve"]["mpjpe"], label=row["name"])
+            axes.set(title=f"{share} of the labels", xlabel="epoch", ylabel="validation MPJPE [mm]")
+            axes.grid(alpha=0.3)
+        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        fig.savefig(path, dpi=120)
+
+    def bars(self, path: Path) -> None:
+        """Draw PA-MPJPE on test, a panel for each share, with the spread over seeds (needs matplotlib)."""
+        shares = _shares(self.rows)
+        fig, panels = _figure(len(shares), 4.0)
+        for axes, share in zip(panels, shares, strict=True):
+            rows = [row for row in self.rows if share in row["finetuning"]]
+            errors = [row["finetuning"][share]["pa_mpjpe"] for row in rows]
+            spread = [e["sd"] or 0.0 for e in errors]
+            axes.barh([row["name"] for row in rows], [e["mean"] for e in errors], xerr=spread, color="C0")
+            axes.invert_yaxis()
+            axes.set(title=f"{share} of the labels", xlabel="PA-MPJPE on test [mm]")
+        fig.savefig(path, dpi=120)
+
+
+def write_report(out: Path, cells: Sequence[Cell], how: str, budget: int) -> Report:
+    """Write report.json, table.md and, with matplotlib, curves.png and bars.png.
+
+    Args:
+        cells: all that are done. how: what the sets are. budget: encoder views of a pretraining.
+    """
+    report = summarise(cells, f"{budget} encoder views a pretraining; {how}")
+    checkpoint.write_atomically(out / "report.json", report.to_json().encode())
+    checkpoint.write_atomically(out / "table.md", f"{report.table(markdown=True)}\n".encode())
+    if _shares(report.rows):
+        with contextlib.suppress(ImportError):  # extra [train]
+            for draw, name in ((report.curves, "curves.png"), (report.bars, "bars.png")):
+                with checkpoint.replacing(out / name) as [figure]:
+                    draw(figure)
+    return report
+
+
+def summarise(cells: Sequence[Cell], title: str = "") -> Report:
+    """The report of cells, in the order of the methods."""
+    order = list(METHODS)
+    names = {(order.index(c["method"]), c["method"], c.get("variant", "")) for c in cells}
+    rows = [_row(method, variant, cells) for _, method, variant in sorted(names)]
+    targets = {s: of["curve"]["mpjpe"][-1] for r in rows if r["name"] == TARGET for s, of in r["finetuning"].items()}
+    for row in rows:
+        for share, of in row["finetuning"].items():
+            if share in targets:
+                of["target"] = targets[share]
+                of["epochs_to_target"] = epochs_to(of["curve"], targets[share])
+    return Report(title, rows)
+
+
+def _row(method: str, variant: str, cells: Sequence[Cell]) -> dict[str, Any]:
+    own = [c for c in cells if c["method"] == method]
+    pretrained = [c for c in own if c["stage"] == "pretraining"]
+    tuned = [c for c in own if c["stage"] == "finetuning" and c["variant"] == variant]
+    probes = [c for c in own if c["stage"] == "probe"] if not variant else []
+    certificates = [c["certificate"] for c in pretrained]
+    return {
+        "name": f"{method}, {variant}" if variant else method,
+        "views": max((c["views"] for c in pretrained), default=0),
+        "probe": _errors(probes) if probes else None,
+        "finetuning": {
+            f"{100 * share:g} %": _errors([c for c in tuned if c["labels"] == share])
+            for share in sorted({c["labels"] for c in tuned})
+        },
+        "certificate": {k: statistics.mean(c[k] for c in certificates) for k in certificates[0]}
+        if certificates
+        else {},
+        "validations": sum(c["trials"]["validations"] for c in [*probes, *tuned]),
+        "recipes": max((c["trials"]["recipes"] for c in tuned), default=0),
+        "hours": {
+            "pretraining": sum(c["seconds"] for c in pretrained) / 3600,
+            "finetuning": sum(c["seconds"]["training"] for c in [*probes, *tuned]) / 3600,
+            "testing": sum(c["seconds"]["testing"] for c in [*probes, *tuned]) / 3600,
+        },
+    }
+
+
+def _errors(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Means over fine-tunings of one kind, and their mean validation curve."""
+    curves = [c["curve"] for c in cells]
+    mean_curve = {k: [statistics.mean(r[k] for r in at) for at in zip(*curves, strict=True)] for k in _CURVE}
+    return {
+        "cells": len(cells),
+        "hands": cells[0]["hands"],
+        "mpjpe": _spread(c["test"]["mpjpe"] for c in cells),
+        "pa_mpjpe": _spread(c["test"]["pa_mpjpe"] for c in cells),
+        "spread": {k: _spread(c["test"]["spread"][k] for c in cells) for k in ("mpjpe", "pa_mpjpe")},
+        "validation": {k: _spread(c["validation"][k] for c in cells) for k in ("mpjpe", "pa_mpjpe")},
+        "validations": [len(curve) for curve in curves],
+        "curve": mean_curve,
+    }
+
+
+_CURVE = ("epoch", "mpjpe", "pa_mpjpe")
+
+
+def epochs_to(curve: dict[str, list[float]], target: float) -> float | None:
+    """The first epoch whose MPJPE is the target or less; None if there is none."""
+    reached = (e for e, m in zip(curve["epoch"], curve["mpjpe"], strict=True) if m <= target)
+    return next(reached, None)
+
+
+def _spread(values: Iterable[float]) -> dict[str, Any]:
+    values = list(values)
+    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def _shares(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return sorted({share for row in rows for share in row["finetuning"]}, key=lambda s: float(s.split()[0]))
+
+
+def _number(value: dict[str, Any] | None) -> str:
+    if not value:
+        return ""
+    return f"{value['mean']:.1f}" + (f" ± {value['sd']:.1f}" if value["sd"] is not None else "")
+
+
+def _pair(of: dict[str, Any] | None) -> str:
+    return f"{_number(of['mpjpe'])} / {_number(of['pa_mpjpe'])}" if of else ""
+
+
+def _epochs(of: dict[str, Any] | None) -> str:
+    if not of or "target" not in of:
+        return ""
+    return "never" if of["epochs_to_target"] is None else f"{of['epochs_to_target']:g}"
+
+
+def _layout(lines: list[list[str]], markdown: bool) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    if not markdown:
+        return ["  ".join(line).rstrip() for line in padded]
+    rule = ["-" * width for width in widths]
+    return ["| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:])]
+
+
+def _figure(panels: int, width: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(width * panels, 3.8), layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig, fig.subplots(1, panels, squeeze=False)[0]
