@@ -207,17 +207,17 @@ def test_two_processes_reach_the_weights_of_one(images: Path, tmp_path: Path):
 
 @pytest.mark.slow
 def test_bad_input_under_torchrun_is_said_once(images: Path, tmp_path: Path):
-    """Also when only one process meets it, in the middle of a run, while the other would wait for it."""
+    """More broken images than a run may skip, found by both processes, in the middle of a run."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i, path in enumerate(sorted(images.iterdir())):
-        (folder / path.name).write_bytes(path.read_bytes()[: 400 if i == 40 else None])
+        (folder / path.name).write_bytes(path.read_bytes()[: 400 if 40 <= i < 46 else None])
     options = options_for(folder, "--cache-gb", 0, "--workers", 0, "--test-data", "embedded?split=test")
     ended = command("pretrain", "--out", tmp_path / "run", *options, processes=2)
     assert ended.code != 0
     ours = [line for line in ended.err.splitlines() if "ti-backbones: error:" in line]
     assert len(ours) == 1
-    assert "040.jpg" in ours[0]
+    assert any(f"04{i}.jpg" in ours[0] for i in range(6))
     traces = [line for line in ended.err.splitlines() if "ti_backbones/" in line and "File " in line]
     assert not traces, "a stack trace of ours"
 
