@@ -18,11 +18,12 @@ from ti_backbones.compare.config import ALL, CompareConfig
 from ti_backbones.compare.contrastive import NUMBERS, blur, drop_colour, jitter, motion, nt_xent, random_crop, undo
 from ti_backbones.compare.finetuning import Sets
 from ti_backbones.compare.methods import METHODS
-from ti_backbones.compare.pretraining import Machine, Pretraining
+from ti_backbones.compare.pretraining import Diverged, Machine, Pretraining
 from ti_backbones.compare.report import epochs_to, summarise
 from ti_backbones.data.order import uniforms
 from ti_backbones.pose.augment import place
 from ti_backbones.pose.recipe import Recipe
+from ti_backbones.pose.training import score
 
 CPU = Machine(torch.device("cpu"), bf16=False)
 PRETRAINED = [name for name, method in METHODS.items() if method.views]
@@ -39,7 +40,14 @@ def config_for(hands: Path, out: Path, **more) -> CompareConfig:
     """A comparison of a few steps, at 32 px."""
     few = Recipe(epochs=2, min_steps=4, batch=8, width=16)
     options: dict[str, Any] = {"data": f"shards:{hands}", "model": "test_resnet", "size": 32, "batch_views": 28}
-    options |= {"labels": "0.5,1", "label_seeds": "2,1", "recipe": few, "precision": "fp32", "device": "cpu"}
+    options |= {
+        "labels": "0.5,1",
+        "label_seeds": "2,1",
+        "lrs": "1.5e-3",
+        "recipe": few,
+        "precision": "fp32",
+        "device": "cpu",
+    }
     return CompareConfig(out, 60, **options | {"workers": 0, "angles": 2} | more)
 
 
@@ -121,11 +129,11 @@ def test_augmentations_keep_images_in_range_and_differ_by_their_numbers_only():
 
 
 def test_blur_is_a_gaussian():
-    image = torch.zeros(1, 1, 65, 65)
-    image[0, 0, 32, 32] = 1
-    out = blur(image, torch.tensor([[0.2, 0.0]]))[0, 0]  # sigma 0.48
+    image = torch.zeros(1, 1, 112, 112)
+    image[0, 0, 56, 56] = 1
+    out, sigma = blur(image, torch.tensor([[0.6, 0.0]]))[0, 0], (0.1 + 1.9 * 0.6) / 2  # half of what it is at 224
     assert out.sum().item() == pytest.approx(1, abs=1e-5)
-    assert (out[32, 33] / out[32, 32]).item() == pytest.approx(np.exp(-0.5 / 0.48**2), rel=1e-4)
+    assert (out[56, 57] / out[56, 56]).item() == pytest.approx(np.exp(-0.5 / sigma**2), rel=1e-4)
 
 
 # --- One budget ------------------------------------------------------------------------------------------------------
@@ -229,6 +237,30 @@ def test_a_stopped_comparison_goes_on_with_the_same_cells(hands: Path, tmp_path:
     assert not list(config.out.rglob("checkpoint.pt"))
 
 
+def test_each_method_takes_the_learning_rate_that_is_best_on_validation(hands: Path, tmp_path: Path, monkeypatch):
+    config = config_for(hands, tmp_path, methods="scratch,ti-o2", labels="1", label_seeds="1", own_head="")
+    config = replace(config, lrs="1e-4,1e-2,0.5", trial_views=28)
+    train_step = Pretraining._train_step
+
+    def never_finite(self, images):
+        if self.options.lr == 0.5:
+            raise Diverged("the loss is nan")
+        return train_step(self, images)
+
+    monkeypatch.setattr(Pretraining, "_train_step", never_finite)
+    scratch, ti = comparing.compare(config).rows
+    cells = cells_of(tmp_path)
+    trials = [cells[f"ti-o2-trial-{lr:g}"] for lr in (1e-4, 1e-2, 0.5)]
+    assert [cell.get("views") for cell in trials] == [28, 28, None]
+    assert trials[2]["validation"] is None
+    assert "nan" in trials[2]["diverged"]
+    errors = [score(cell["validation"]) for cell in trials[:2]]
+    assert cells["ti-o2-p0-pretraining"]["lr"] == (1e-4, 1e-2)[errors.index(min(errors))] == ti["lr"]
+    assert [trial["lr"] for trial in ti["trials"]] == [1e-4, 1e-2, 0.5]
+    assert scratch["trials"] == []
+    assert not list((tmp_path / "trials").iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
 def test_every_method_compares_on_a_cnn_and_a_vit(model: str, hands: Path, tmp_path: Path):
@@ -286,7 +318,7 @@ def test_the_report_is_arithmetic_on_the_cells():
     assert ten["pa_mpjpe"] == {"mean": 12, "sd": pytest.approx(8**0.5)}
     assert ten["target"] == 6
     assert [r["finetuning"]["10 %"]["epochs_to_target"] for r in (scratch, simclr, peclr)] == [3, 2, None]
-    assert scratch["hours"] == {"pretraining": 0, "finetuning": 1.0, "testing": pytest.approx(0.02)}
+    assert scratch["hours"] == {"trials": 0, "pretraining": 0, "finetuning": 1.0, "testing": pytest.approx(0.02)}
     assert scratch["validations"] == 6
     assert epochs_to({"epoch": [1.0, 2.0], "mpjpe": [3.0, 2.0]}, 2.0) == 2.0
     table = summarise(cells).table()

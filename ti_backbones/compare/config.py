@@ -48,8 +48,11 @@ class CompareConfig:
     """side of the images, pixels, a multiple of 32"""
     batch_views: int = 112
     """encoder views in a pretraining step, the same for every method: a multiple of 14 with ti-paper"""
-    lr: float = 1.5e-3
-    """highest learning rate of every pretraining"""
+    lrs: str = "5e-4,1.5e-3"
+    """highest learning rates of a pretraining that every method tries, by comma; of several, each method takes the one
+    with which a linear probe is best on validation after a short pretraining"""
+    trial_views: int = 20_000
+    """encoder views of each of these trials"""
     labels: str = "0.01,0.1,1"
     """shares of the training labels to fine-tune on, by comma"""
     seeds: int = 3
@@ -106,6 +109,7 @@ class CompareConfig:
                 f"a multiple of {step}, at least {2 * step}",
             ),
             ("budget_views", self.budget_views >= self.batch_views, f"at least one step, {self.batch_views} views"),
+            ("trial_views", self.trial_views >= self.batch_views, f"at least one step, {self.batch_views} views"),
             ("seeds", self.seeds >= 1, "at least 1"),
             ("pretraining_seeds", self.pretraining_seeds >= 1, "at least 1"),
             ("best", self.best >= 0, "0 or more"),
@@ -121,7 +125,7 @@ class CompareConfig:
         ):
             if not fine:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be {wanted}")
-        _ = self.shares  # says what is wrong with --labels
+        _ = self.shares, self.learning_rates  # say what is wrong with them
 
     @property
     def method_names(self) -> list[str]:
@@ -150,11 +154,26 @@ class CompareConfig:
         return dict(zip(shares, seeds, strict=True))
 
     @property
+    def learning_rates(self) -> list[float]:
+        """Those to try.
+
+        Raises:
+            InputError: for what is no learning rate.
+        """
+        try:
+            rates = [float(s) for s in by_comma(self.lrs)]
+        except ValueError:
+            rates = []
+        if not rates or not all(0 < rate < 1 for rate in rates):
+            raise InputError(f"--lrs is '{self.lrs}': it must be numbers between 0 and 1, by comma")
+        return list(dict.fromkeys(rates))
+
+    @property
     def steps(self) -> int:
         """Steps of every pretraining."""
         return self.budget_views // self.batch_views
 
-    def pretraining(self, method: str, seed: int) -> PretrainConfig:
+    def pretraining(self, method: str, seed: int, lr: float | None = None) -> PretrainConfig:
         """The configuration of a method's pretraining, from which its encoder and optimiser are built."""
         views = METHODS[method].views
         return PretrainConfig(
@@ -164,7 +183,7 @@ class CompareConfig:
             objective=METHODS[method].objective,
             size=self.size,
             batch=max(self.batch_views // (views or 2), 2),
-            lr=self.lr,
+            lr=self.learning_rates[0] if lr is None else lr,
             seed=seed,
         )
 

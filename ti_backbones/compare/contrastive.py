@@ -84,10 +84,10 @@ def drop_colour(images: Tensor, u: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, u: Tensor) -> Tensor:
-    """Gaussian blur of half of the images, sigma 0.1 to 2 pixels, a tenth of the side wide: u (B, 2)."""
+    """Gaussian blur of half of the images, sigma 0.1 to 2 pixels of 224, a tenth of the side wide: u (B, 2)."""
     n, channels, height, width = images.shape
     reach = max(height // 20, 1)
-    sigma = (0.1 + 1.9 * u[:, :1]).to(images)
+    sigma = (0.1 + 1.9 * u[:, :1]).to(images) * (height / 224)
     at = torch.arange(-reach, reach + 1, device=images.device)
     kernel = torch.exp(-0.5 * (at / sigma).square())
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None]

@@ -62,6 +62,17 @@ def variant_recipe(recipe: Recipe, variant: str) -> Recipe:
     return replace(recipe, **VARIANTS[variant]) if variant else recipe
 
 
+def train(
+    config: CompareConfig, folder: Path, recipe: Recipe, share: float, seed: int, sets: Sets, machine: Machine
+) -> Fit:
+    """Fine-tune a pretrained model; the weights that are best on validation are kept. See `run`."""
+    hands, validation = sets.labelled(share, seed, config), sets.validation
+    model = _model(config, folder, recipe, hands, seed, machine)
+    if not recipe.uses_images:
+        hands, validation = (with_latents(model, some, machine.bf16) for some in (hands, validation))
+    return Fit(model, hands, validation, recipe, seed, machine.bf16).run()
+
+
 def run(
     config: CompareConfig, folder: Path, recipe: Recipe, share: float, seed: int, sets: Sets, machine: Machine
 ) -> dict[str, Any]:
@@ -74,11 +85,8 @@ def run(
         plain JSON values: what was trained, the validation curve and its best record, the test errors.
     """
     began = time.perf_counter()
-    train, validation = sets.labelled(share, seed, config), sets.validation
-    model = _model(config, folder, recipe, train, seed, machine)
-    if not recipe.uses_images:
-        train, validation = (with_latents(model, hands, machine.bf16) for hands in (train, validation))
-    fit = Fit(model, train, validation, recipe, seed, machine.bf16).run()
+    fit = train(config, folder, recipe, share, seed, sets, machine)
+    model, hands = fit.model, len(fit.train)
     trained = time.perf_counter()
     test, valid = sets.test.tensors, sets.test.tensors["valid"]
     prediction = predict(model, sets.test, desc="testing")
@@ -86,10 +94,10 @@ def run(
         model, sets.test.take(list(range(len(test["image"])))[: config.angles_limit]), config.angles
     )
     return {
-        "hands": len(train),
+        "hands": hands,
         "epochs": fit.epochs,
         "steps": fit.steps,
-        "views": fit.steps * fit.batch if recipe.uses_images else len(train) + len(validation),
+        "views": fit.steps * fit.batch if recipe.uses_images else hands + len(sets.validation),
         "trials": {"recipes": 1, "validations": len(fit.curve)},
         "recipe": asdict(recipe),
         "head": model.head.kind,

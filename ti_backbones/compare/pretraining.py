@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class Machine:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
+class Diverged(InputError):
+    """A pretraining whose loss or gradient is not finite."""
+
+
 def trained_module(method: Method, config: PretrainConfig) -> nn.Module:
     """What a method trains, from weights that depend on the seed alone: every method starts from the same encoder.
 
@@ -55,19 +59,33 @@ class Pretraining:
 
     Args:
         config, name, seed: which. hands: the images; labels are not looked at. machine: where.
+        lr: highest learning rate; the first of `config.lrs` if None. trial: whether it is a short one, to compare
+            learning rates, in a folder of its own.
 
     Attributes:
         module: see `trained_module`. step, steps: where it is. seconds: the time it took so far.
     """
 
-    def __init__(self, config: CompareConfig, name: str, seed: int, hands: Hands, machine: Machine):
+    def __init__(
+        self,
+        config: CompareConfig,
+        name: str,
+        seed: int,
+        hands: Hands,
+        machine: Machine,
+        lr: float | None = None,
+        trial: bool = False,
+    ):
         self.method, self.name, self.hands, self.machine = METHODS[name], name, hands, machine
-        self.options = config.pretraining(name, seed)
+        self.options = config.pretraining(name, seed, lr)
+        if trial:
+            self.options = replace(self.options, out=config.out / "trials" / f"{name}-{self.options.lr:g}")
         self.every = 60 * config.checkpoint_minutes
         self.path = self.options.out / "training" / "checkpoint.pt"
         self.module = trained_module(self.method, self.options).to(machine.device)
         self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.steps, self.step, self.seconds = config.steps if self.method.views else 0, 0, 0.0
+        steps = config.trial_views // config.batch_views if trial else config.steps
+        self.steps, self.step, self.seconds = steps if self.method.views else 0, 0, 0.0
         self.optimiser = make_optimiser(self.module, self.options)  # pyright: ignore[reportArgumentType]
         self.terms: dict[str, float] = {}
 
@@ -112,6 +130,7 @@ class Pretraining:
             "steps": self.steps,
             "images_a_step": options.batch if self.steps else 0,
             "views": self.steps * self.views,
+            "lr": options.lr,
             "seconds": self.seconds,
             "terms": self.terms,
         }
@@ -133,9 +152,9 @@ class Pretraining:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), options.clip)
         record = {k: v.item() for k, v in terms.items()} | {"grad_norm": norm.item()}
         if not (math.isfinite(record["loss"]) and math.isfinite(record["grad_norm"])):
-            raise InputError(
+            raise Diverged(
                 f"pretraining {self.name}: the loss is {record['loss']:g} and the gradient norm"
-                f" {record['grad_norm']:g} at step {self.step + 1}: lower --lr, in another --out"
+                f" {record['grad_norm']:g} at step {self.step + 1}: lower --lrs, in another --out"
             )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -38,7 +38,7 @@ class Report:
         header = ["method", "probe MPJPE / PA"]
         for share in shares:
             header += [f"{share}: MPJPE / PA", f"{share}: angle spread", f"{share}: epochs to target"]
-        header += ["gain", "moving share", "validations", "hours: pretraining, fine-tuning"]
+        header += ["gain", "moving share", "lr (tried)", "validations", "hours: pretraining, fine-tuning"]
         lines = [header]
         for row in self.rows:
             line = [row["name"], _pair(row["probe"])]
@@ -47,14 +47,16 @@ class Report:
                 line += [_pair(of), _pair(of and of["spread"]), _epochs(of)]
             certificate = row["certificate"]
             line += [f"{certificate['gain']:.2f}", f"{certificate['moving_share']:.2f}"] if certificate else ["", ""]
-            hours = row["hours"]
+            hours, trials = row["hours"], len(row["trials"])
+            line += ["" if row["lr"] is None else f"{row['lr']:g}" + (f" ({trials})" if trials else "")]
             line += [str(row["validations"]), f"{hours['pretraining']:.2f}, {hours['finetuning']:.2f}"]
             lines.append(line)
         notes = (
             "MPJPE and PA-MPJPE (proper) on test, mm, mean ± standard deviation over seeds; angle spread: the same"
             " two at their worst in-plane rotation minus those at their best; epochs to target: until the mean"
             " validation MPJPE is scratch's last; gain and moving share: of the pretrained latent, on validation"
-            " images; validations: of all cells."
+            " images; lr: of the pretraining, and how many were tried in short ones and compared by a linear probe on"
+            " validation; validations: of all fine-tunings."
         )
         return "\n".join([self.title, "", *_layout(lines, markdown), "", notes])
 
@@ -122,9 +124,12 @@ def _row(method: str, variant: str, cells: Sequence[Cell]) -> dict[str, Any]:
     tuned = [c for c in own if c["stage"] == "finetuning" and c["variant"] == variant]
     probes = [c for c in own if c["stage"] == "probe"] if not variant else []
     certificates = [c["certificate"] for c in pretrained]
+    trials = [c for c in own if c["stage"] == "trial"]
     return {
         "name": f"{method}, {variant}" if variant else method,
         "views": max((c["views"] for c in pretrained), default=0),
+        "lr": pretrained[0]["lr"] if any(c["views"] for c in pretrained) else None,
+        "trials": [{k: c[k] for k in ("lr", "validation")} for c in trials],
         "probe": _errors(probes) if probes else None,
         "finetuning": {
             f"{100 * share:g} %": _errors([c for c in tuned if c["labels"] == share])
@@ -134,8 +139,10 @@ def _row(method: str, variant: str, cells: Sequence[Cell]) -> dict[str, Any]:
         if certificates
         else {},
         "validations": sum(c["trials"]["validations"] for c in [*probes, *tuned]),
+        "trial_validations": sum(c.get("validations", 0) for c in trials),
         "recipes": max((c["trials"]["recipes"] for c in tuned), default=0),
         "hours": {
+            "trials": sum(c["seconds"] for c in trials) / 3600,
             "pretraining": sum(c["seconds"] for c in pretrained) / 3600,
             "finetuning": sum(c["seconds"]["training"] for c in [*probes, *tuned]) / 3600,
             "testing": sum(c["seconds"]["testing"] for c in [*probes, *tuned]) / 3600,

@@ -7,6 +7,8 @@ A cell is one pretraining with its certificate, one linear probe, or one fine-tu
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -31,12 +33,13 @@ from . import finetuning
 from .config import VARIANTS, CompareConfig, by_comma
 from .finetuning import Sets
 from .methods import METHODS
-from .pretraining import Machine, Pretraining, saved_model, trained_module
+from .pretraining import Diverged, Machine, Pretraining, saved_model, trained_module
 from .report import Report, write_report
 
 __all__ = ["CompareConfig", "compare"]
 
 Cell = dict[str, Any]
+TRIAL_HANDS = 2048  # training hands of the linear probe that decides between learning rates
 SPLIT_SEED = 0  # of validation and test samples: the same whatever else is asked for
 
 
@@ -159,8 +162,34 @@ class _Comparison:
         checkpoint.write_atomically(path, json.dumps(cell, indent=1).encode() + b"\n")
         return cell
 
+    def learning_rate(self, name: str) -> float:
+        """The learning rate of a method's pretrainings: the best on validation of those to try."""
+        rates = self.config.learning_rates if METHODS[name].views else self.config.learning_rates[:1]
+        if len(rates) == 1:
+            return rates[0]
+        trials = [self.cell(f"{name}-trial-{lr:g}", lambda lr=lr: self.trial(name, lr)) for lr in rates]
+        best = min(trials, key=lambda cell: score(cell["validation"]) if cell["validation"] else math.inf)
+        return best["lr"]
+
+    def trial(self, name: str, lr: float) -> Cell:
+        """A short pretraining, and how good a linear probe of it is on validation."""
+        config, sets = self.config, self.sets
+        work = Pretraining(config, name, 0, sets.train, self.machine, lr, trial=True)
+        cell: Cell = {"stage": "trial", "method": name, "lr": lr, "precision": self.precision, "validation": None}
+        try:
+            record = work.run()
+        except Diverged as e:
+            shutil.rmtree(work.options.out, ignore_errors=True)
+            return cell | {"seconds": work.seconds, "diverged": str(e)}
+        work.ti.save_pretrained(work.options.out)
+        share = min(TRIAL_HANDS / len(sets.train), 1.0)
+        recipe = finetuning.probe_recipe(config.recipe)
+        fit = finetuning.train(config, work.options.out, recipe, share, 0, sets, self.machine)
+        shutil.rmtree(work.options.out)
+        return cell | record | {"validation": fit.best_record, "validations": len(fit.curve)}
+
     def pretrain(self, name: str, seed: int) -> Cell:
-        work = Pretraining(self.config, name, seed, self.sets.train, self.machine)
+        work = Pretraining(self.config, name, seed, self.sets.train, self.machine, self.learning_rate(name))
         record = work.run()
         certificate = work.finish(self.sets.validation.tensors["image"][:TEST_IMAGES], record)
         work.clear()
