@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-CHANNELS = (128, 64, 48, 32, 32)
-STRIDE = 2 ** len(CHANNELS)  # from the grid to the image
+CHANNELS = (128, 64, 48, 16)
+STRIDE = 32  # from the grid to the image; what is drawn has half of the image's resolution
 
 
 def _upsample(inputs: int, outputs: int) -> nn.ConvTranspose2d:
@@ -17,14 +17,14 @@ def _upsample(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 
 
 class Decoder(nn.Module):
-    """Five transposed convolutions from a small grid to the image; the last one is linear.
+    """Four transposed convolutions from a small grid to the image at half resolution; the last one is linear.
 
-    Its targets are signed (normalised images), hence no activation at the end. It has no batch
-    statistics: they would tie the images of a batch together, and one process to the next.
+    A pooled latent holds no finer detail, and the last doubling would cost more than the others together. Its targets
+    are signed (normalised images), hence no activation at the end. It has no batch statistics: they would tie the
+    images of a batch together, and one process to the next.
 
     Args:
-        inputs: width of the stem's input.
-        size: side of the decoded image, a multiple of 32.
+        size: side of the image, a multiple of 32; what is drawn has half of it.
         channels: colour channels of the image.
 
     Raises:
@@ -35,8 +35,8 @@ class Decoder(nn.Module):
         super().__init__()
         if size < STRIDE or size % STRIDE:
             nearest = max(round(size / STRIDE), 1) * STRIDE
-            raise InputError(f"decoded size {size} is no multiple of {STRIDE}: take {nearest}")
-        self.size, self.grid = size, size // STRIDE
+            raise InputError(f"image size {size} is no multiple of {STRIDE}: take {nearest}")
+        self.grid = size // STRIDE
         layers: list[nn.Module] = []
         for a, b in pairwise(CHANNELS):
             layers += [_upsample(a, b), nn.GroupNorm(8, b), nn.ReLU()]
@@ -44,7 +44,7 @@ class Decoder(nn.Module):
 
 
 class PooledDecoder(Decoder):
-    """Draws the image from the pooled latent alone: z (B, D) -> (B, channels, size, size)."""
+    """Draws the image from the pooled latent alone: z (B, D) -> (B, channels, S / 2, S / 2)."""
 
     def __init__(self, dim: int, size: int, channels: int = 3):
         super().__init__(size, channels)
@@ -55,7 +55,7 @@ class PooledDecoder(Decoder):
 
 
 class MapDecoder(Decoder):
-    """Draws the image from the last feature map, of any resolution: (B, C, h, w) -> (B, channels, size, size)."""
+    """Draws the image from the last feature map, of any resolution: (B, C, h, w) -> (B, channels, S / 2, S / 2)."""
 
     def __init__(self, dim: int, size: int, channels: int = 3):
         super().__init__(size, channels)

@@ -88,13 +88,19 @@ def _warp(g: Element, images: Tensor, out: tuple[int, int], scale: float) -> Ten
     target = source if out == (height, width) else source.min().expand(2)
     m = matrix(g).mT * (scale * target.to(g.angle)) / source.to(g.angle)[:, None]
     dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-    theta = F.pad(m, (0, 1)).to(images.device, dtype)
+    to_x, to_y = m.to(images.device, dtype)[:, None, None].unbind(-1)  # (B, 1, 1, 2) each
+    u, v = (_centres(n, dtype, images.device) for n in reversed(out))
     with torch.autocast(images.device.type, enabled=False):
-        grid = F.affine_grid(theta, [len(images), 1, *out], align_corners=False)
+        grid = torch.addcmul(to_y * v[:, None, None], to_x, u[:, None])
         warped = F.grid_sample(images.to(dtype), grid, "bilinear", "zeros", align_corners=False)
     if not images.dtype.is_floating_point:
         warped = warped.round().clamp(0, 255)
     return warped.to(images.dtype)
+
+
+def _centres(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n,) centres of the pixels of a row that spans -1 to 1."""
+    return (torch.arange(n, dtype=dtype, device=device) * 2 + (1 - n)) / n
 
 
 @lru_cache(maxsize=32)

@@ -82,6 +82,11 @@ def identity(batch: int = 1, device=None) -> Element:
     return element(False, 0.0, batch, device)
 
 
+def cat(elements: Sequence[Element]) -> Element:
+    """Batches of elements, one after the other."""
+    return Element(torch.cat([g.flip for g in elements]), torch.cat([g.angle for g in elements]))
+
+
 def compose(h: Element, g: Element) -> Element:
     """h∘g: g acts first, then h. Angles come back in [0, 2π)."""
     sign = 1.0 - 2.0 * h.flip.to(h.angle.dtype)

@@ -216,16 +216,17 @@ class TIObjective(nn.Module):
         return self.ti.latent_transformer
 
     def views(self, images: Tensor, u: Tensor) -> tuple[Plan, list[Tensor], list[Tensor]]:
-        """The plan, the views that the encoder sees, and those that the decoder has to draw.
+        """The plan, the views that the encoder sees, and what the decoder has to draw of them, at half resolution.
 
         Args:
             images: (B, 3, S, S) in [0, 1]. u: (B, UNIFORMS) uniform numbers.
         """
         w, plan = self.objective, PLANS[self.objective.views](u)
         clean = (images - self.image_mean) / self.image_std
-        targets = [view(g, clean, frame=w.frame) for g in plan.elements]
+        views = [view(g, clean, frame=w.frame) for g in plan.elements]
+        targets = [nn.functional.avg_pool2d(v, 2) for v in views]
         if not w.colour:
-            return plan, targets, targets
+            return plan, views, targets
         inputs = []
         for i, g in enumerate(plan.elements):
             lit = recolour(images, u[:, 6 + 5 * i :][:, :5], w.colour)
@@ -253,16 +254,17 @@ class TIObjective(nn.Module):
 
         terms = {"reconstruction": self.draw(z_all if w.decode == "pooled" else maps, torch.cat(targets))}
         moves = [(a, plan.elements[b] @ o2.inverse(plan.elements[a]), b) for a, b in plan.ordinary]
-        moved = [self.transformer(z[a], g) for a, g, _ in moves]
-        error = over_ranks(mean_of([squared_error(m, z[b]) for m, (*_, b) in zip(moved, moves, strict=True)]))
+        decodes_moved, ways = bool(w.transformed) and w.decode == "pooled", len(moves)
+        if decodes_moved:  # the way back is another picture to draw, and costs no encoder pass
+            moves += [(b, o2.inverse(g), a) for a, g, b in moves]
+        moved = self.transformer(torch.cat([z[a] for a, *_ in moves]), o2.cat([g for _, g, _ in moves]))
+        arrived = torch.cat([z[b] for *_, b in moves[:ways]])
+        error = over_ranks(squared_error(moved[: len(arrived)], arrived))
         error = error / scale.clamp(min=1e-12)
         # an encoder that hardly moves at first has errors of a hundred times doing nothing: take their logarithm
         terms["ordinary"] = error.log1p() if w.relative_to == "nothing" else error
-        if w.transformed and w.decode == "pooled":
-            # both ways: the way back is another picture to draw, and costs no encoder pass
-            moved += [self.transformer(z[b], o2.inverse(g)) for _, g, b in moves]
-            aims = [b for *_, b in moves] + [a for a, *_ in moves]
-            terms["transformed"] = self.draw(torch.cat(moved), torch.cat([targets[i] for i in aims]))
+        if decodes_moved:
+            terms["transformed"] = self.draw(moved, torch.cat([targets[b] for *_, b in moves]))
         if w.identity:
             unmoved = self.transformer(z[0], o2.identity(len(images), z_all.device))
             terms["identity"] = relative_error(unmoved, z[0], scale)
@@ -271,8 +273,8 @@ class TIObjective(nn.Module):
             terms["secondary"] = torch.stack([relative_error(m, t, scale) for m, t in composed]).sum()
         if w.moving_floor:
             a, b = plan.ordinary[0]
-            change = self.transformer.coordinates(z[a]) - self.transformer.coordinates(z[b])
-            moving = over_ranks(change.square().mean(0))
+            before, after = self.transformer.coordinates(torch.cat([z[a], z[b]])).chunk(2)
+            moving = over_ranks((after - before).square().mean(0))
             terms["moving_floor"] = floor_hinge(moving / moving.mean().detach().clamp(min=1e-12), w.floor)
         if w.latent_floor:
             terms["latent_floor"] = floor_hinge(variance.mean(0, keepdim=True), w.floor)
@@ -283,8 +285,6 @@ class TIObjective(nn.Module):
         return {"loss": loss, **terms, "gain": gain, "moving_share": share}
 
     def draw(self, features: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error per pixel of the decoded images against views (B, 3, S, S)."""
+        """Mean squared error per pixel of the decoded images against targets (B, 3, S / 2, S / 2)."""
         drawn = self.decoder(features.to(memory_format=torch.channels_last) if features.ndim == 4 else features)
-        if drawn.shape[-1] != target.shape[-1]:
-            target = nn.functional.interpolate(target, drawn.shape[-2:], mode="area")
         return (drawn.float() - target).square().mean()
