@@ -25,6 +25,10 @@ Frame = Literal["disc", "crop"]
 FRAMES: tuple[Frame, ...] = ("disc", "crop")
 CROP_SCALE = 0.70  # at most 1 / sqrt(2): the cut's corners stay inside the source at every angle
 QUARTER_TOLERANCE = 1e-6  # radians
+IN_CACHE = 2**19  # output pixels that a CPU works on at a time: their grid and copies stay in its cache
+# by quarter turns + 4 · flip: whether the flip and the turns after it transpose, and what is reversed then
+QUARTERS = [(False, ()), (True, (-2,)), (False, (-2, -1)), (True, (-1,))]
+QUARTERS += [(False, (-1,)), (True, ()), (False, (-2,)), (True, (-2, -1))]
 
 
 def act(g: Element, images: Tensor, size: int | None = None, scale: float = 1.0) -> Tensor:
@@ -59,23 +63,28 @@ def act(g: Element, images: Tensor, size: int | None = None, scale: float = 1.0)
         quarter &= turns.round().long() % 2 == 0
     if g.angle.requires_grad:
         quarter = torch.zeros_like(quarter)
+    together = max(IN_CACHE // (out[0] * out[1]), 1) if images.device.type == "cpu" else len(images)
     if not quarter.any():
-        return _warp(g, images, out, scale)
+        if len(images) <= together:
+            return _warp(g, images, out, scale)
+        result = images.new_empty(*images.shape[:2], *out)
+        for i in range(0, len(images), together):
+            result[i : i + together] = _warp(g[i : i + together], images[i : i + together], out, scale)
+        return result
     code = torch.where(quarter, turns.round().long() % 4 + 4 * g.flip.long(), -1)
     if unscaled and bool((code == 0).all()):
         return images
     result = images.new_empty(*images.shape[:2], *out)
-    for c in code.unique().tolist():
-        index = (code == c).nonzero().squeeze(1)
+    groups = [(c, (code == c).nonzero().squeeze(1)) for c in code.unique().tolist()]
+    for c, index in ((c, part) for c, group in groups for part in group.split(together)):
         part = images[index.to(images.device)]
         if c < 0:
             part = _warp(g[index], part, out, scale)
         else:
             if not unscaled:
                 part = _warp(identity(len(index)), part, out, scale)
-            if c >= 4:
-                part = part.flip(-1)
-            part = part.rot90(c % 4, (-2, -1))
+            transposed, flipped = QUARTERS[c]
+            part = (part.mT if transposed else part).flip(flipped)
         result[index.to(images.device)] = part
     return result
 
@@ -88,11 +97,12 @@ def _warp(g: Element, images: Tensor, out: tuple[int, int], scale: float) -> Ten
     target = source if out == (height, width) else source.min().expand(2)
     m = matrix(g).mT * (scale * target.to(g.angle)) / source.to(g.angle)[:, None]
     dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-    to_x, to_y = m.to(images.device, dtype)[:, None, None].unbind(-1)  # (B, 1, 1, 2) each
-    u, v = (_centres(n, dtype, images.device) for n in reversed(out))
+    by_x, by_y = m.to(images.device, dtype)[:, :, :, None, None].unbind(2)  # (B, 2, 1, 1) each
+    x, y = (_centres(n, dtype, images.device) for n in reversed(out))
     with torch.autocast(images.device.type, enabled=False):
-        grid = torch.addcmul(to_y * v[:, None, None], to_x, u[:, None])
-        warped = F.grid_sample(images.to(dtype), grid, "bilinear", "zeros", align_corners=False)
+        grid = torch.addcmul(by_y * y[:, None], by_x, x)  # by coordinate: (B, 2, H, W), quicker than points
+        points = grid.permute(0, 2, 3, 1)
+        warped = F.grid_sample(images.to(dtype), points, "bilinear", "zeros", align_corners=False)
     if not images.dtype.is_floating_point:
         warped = warped.round().clamp(0, 255)
     return warped.to(images.dtype)

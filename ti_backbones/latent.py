@@ -111,7 +111,8 @@ class O2Representation(LatentTransformer):
     """
 
     kind = "o2"
-    frequency: Tensor
+    frequencies: Tensor
+    plane: Tensor
     mean: Tensor
     observed: Tensor
 
@@ -126,8 +127,10 @@ class O2Representation(LatentTransformer):
                 " blocks, the others of 2-dim blocks of frequency 1, 2, ..."
             )
         self.blocks, self.signs, self.momentum = tuple(counts), counts[0], momentum
-        frequency = [float(k) for k, n in enumerate(counts) if k for _ in range(n)]
-        self.register_buffer("frequency", torch.tensor(frequency), persistent=False)
+        frequencies = [k for k, n in enumerate(counts) if k and n]
+        plane = [i for i, k in enumerate(frequencies) for _ in range(counts[k])]
+        self.register_buffer("frequencies", torch.tensor(frequencies, dtype=torch.float32), persistent=False)
+        self.register_buffer("plane", torch.tensor(plane, dtype=torch.long), persistent=False)
         self.weight = nn.Parameter(torch.nn.init.orthogonal_(torch.empty(rank, dim)))
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("observed", torch.zeros((), dtype=torch.long))
@@ -155,8 +158,8 @@ class O2Representation(LatentTransformer):
     def rotate(self, y: Tensor, g: Element) -> Tensor:
         """ρ(g) y for coordinates y (B, r)."""
         sign = 1.0 - 2.0 * g.flip.to(y.device, y.dtype)[:, None]
-        angle = g.angle.to(y.device)[:, None] * self.frequency
-        c, s = angle.cos().to(y.dtype), angle.sin().to(y.dtype)
+        angle = g.angle.to(y.device)[:, None] * self.frequencies
+        c, s = (f.to(y.dtype)[:, self.plane] for f in (angle.cos(), angle.sin()))
         px, py = y[:, self.signs :: 2] * sign, y[:, self.signs + 1 :: 2]
         pairs = torch.stack([c * px + s * py, c * py - s * px], -1).flatten(1)
         return torch.cat([y[:, : self.signs] * sign, pairs], 1)
@@ -165,7 +168,7 @@ class O2Representation(LatentTransformer):
         p = self.projection()
         y = self.coordinates(z, p)
         with torch.autocast(z.device.type, enabled=False):
-            return (z + (self.rotate(y, g) - y) @ p.to(y.dtype)).to(z.dtype)
+            return torch.addmm(z.to(y.dtype), self.rotate(y, g) - y, p.to(y.dtype)).to(z.dtype)
 
     @torch.no_grad()
     def observe(self, z: Tensor) -> None:

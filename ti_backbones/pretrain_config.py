@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from .errors import InputError
+from .errors import InputError, Rule, check_choices, check_options
 from .objective import Objective
 
 # everything else decides what the weights become
@@ -79,18 +78,9 @@ class PretrainConfig:
 
     def check(self) -> None:
         """Raises InputError for a value out of range, naming it."""
-        for name, value, fine, wanted in self._rules():
-            if not fine:
-                raise InputError(f"--{name.replace('_', '-')} is {value}: it must be {wanted}")
-
-    def _rules(self) -> Iterator[tuple[str, Any, bool, str]]:
-        """(option, its value, whether that is in range, the range)."""
-        for prefix, owner in (("", self), ("objective.", self.objective)):
-            for name, hint in get_type_hints(type(owner)).items():
-                if get_origin(hint) is Literal:
-                    value, choices = getattr(owner, name), get_args(hint)
-                    yield prefix + name, repr(value), value in choices, f"one of {', '.join(choices)}"
-        for name, fine, wanted in (
+        check_choices(self)
+        check_choices(self.objective, "--objective.")
+        rules: list[Rule] = [
             ("size", self.size >= 32 and self.size % 32 == 0, "a multiple of 32"),
             ("rank", self.rank >= 0, "0 or more"),
             ("epochs", self.epochs >= 1, "at least 1"),
@@ -108,12 +98,12 @@ class PretrainConfig:
             ("log_every", self.log_every >= 1, "at least 1"),
             ("pictures_every", self.pictures_every >= 0, "0 or more"),
             ("checkpoint_every", self.checkpoint_every >= 1, "at least 1"),
-        ):
-            yield name, getattr(self, name), fine, wanted
-        for name, value in asdict(self.objective).items():
-            if not isinstance(value, str):
-                limit, wanted = (1.0, "from 0 to 1") if name == "colour" else (1e6, "0 or more, and finite")
-                yield f"objective.{name}", value, 0 <= value <= limit, wanted
+        ]
+        check_options(self, rules)
+        weights = {k: v for k, v in asdict(self.objective).items() if not isinstance(v, str)}
+        limits = {"colour": (1.0, "from 0 to 1")}
+        within = ((k, v, *limits.get(k, (1e6, "0 or more, and finite"))) for k, v in weights.items())
+        check_options(self.objective, ((k, 0 <= v <= high, wanted) for k, v, high, wanted in within), "--objective.")
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must agree with, as plain JSON values."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError
+from ..errors import InputError, Rule, check_options
 from ..pose.recipe import Recipe
 from ..pretrain_config import PretrainConfig
 from .methods import METHODS, START
@@ -102,7 +102,7 @@ class CompareConfig:
         if not by_comma(self.methods):
             raise InputError(f"--methods names none: it must be of {known}")
         step = math.lcm(*(METHODS[m].views or 1 for m in self.method_names))
-        for name, fine, wanted in (
+        rules: list[Rule] = [
             (
                 "batch_views",
                 self.batch_views >= 2 * step and self.batch_views % step == 0,
@@ -122,9 +122,8 @@ class CompareConfig:
             ("workers", self.workers >= 0, "0 or more"),
             ("cache_gb", self.cache_gb >= 0, "0 or more"),
             ("checkpoint_minutes", self.checkpoint_minutes > 0, "above 0"),
-        ):
-            if not fine:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be {wanted}")
+        ]
+        check_options(self, rules)
         _ = self.shares, self.learning_rates  # say what is wrong with them
 
     @property

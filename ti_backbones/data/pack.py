@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..errors import BrokenSample, InputError, NoHand
+from ..errors import BrokenSample, NoHand, Rule, check_options
 from .broken import Item, Tally
 from .crop import Square, crop_matrix, move_points
 from .images import Samples, each, square
@@ -53,14 +53,13 @@ def pack(config: PackConfig) -> ShardWriter:
         InputError: for data or options that cannot be used, a folder that holds something else, a file that cannot be
             written, or too many broken samples; finished shards stay.
     """
-    for name, fine, wanted in (
+    rules: list[Rule] = [
         ("size", config.size >= 0, "0 or more"),
         ("quality", 1 <= config.quality <= 100, "from 1 to 100"),
         ("per_shard", config.per_shard >= 1, "at least 1"),
         ("workers", config.workers >= 0, "0 or more"),
-    ):
-        if not fine:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(config, name)}: it must be {wanted}")
+    ]
+    check_options(config, rules)
     samples = open_data(config.spec)
     n = len(samples)
     source = {"spec": config.spec, "size": config.size, "quality": config.quality, "shuffle": config.shuffle}

@@ -78,8 +78,7 @@ def augment_images(
     if recipe.colour:
         images = recolour(images, u[:, 5:10].to(images.device), recipe.colour)
     images = (images - mean) / std
-    turns = recipe.augment == "image"
-    g = elements(u[:, :2], recipe.rotation, recipe.flip) if turns else o2.identity(len(images))
+    g = elements(u[:, :2], recipe.rotation, recipe.flip) if recipe.turns_images else o2.identity(len(images))
     zoom = torch.exp((u[:, 2] * 2 - 1) * math.log1p(recipe.zoom)) if recipe.zoom else None
     shift = (u[:, 3:5] * 2 - 1) * recipe.shift if recipe.shift else None
     views, g = place(images, g, frame, zoom, shift), g.to(joints.device)

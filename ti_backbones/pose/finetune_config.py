@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InputError
+from ..errors import InputError, Rule, check_options
 from .recipe import Recipe
 
 MAY_CHANGE = {"out", "resume", "workers", "cache_gb", "log_every", "checkpoint_every", "device", "mano"}
@@ -67,7 +67,7 @@ class FinetuneConfig:
     def check(self) -> None:
         """Raises InputError for a value out of range, naming it."""
         self.recipe.check()
-        for name, fine, wanted in (
+        rules: list[Rule] = [
             ("val_share", 0 < self.val_share < 1, "between 0 and 1"),
             ("val_limit", self.val_limit >= 2, "at least 2"),
             ("labels", 0 < self.labels < math.inf, "above 0"),
@@ -77,9 +77,8 @@ class FinetuneConfig:
             ("seed", 0 <= self.seed < 2**63, "from 0 to below 2^63"),
             ("log_every", self.log_every >= 1, "at least 1"),
             ("checkpoint_every", self.checkpoint_every >= 1, "at least 1"),
-        ):
-            if not fine:
-                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be {wanted}")
+        ]
+        check_options(self, rules)
         if self.output == "mano":
             if self.mano is None:
                 raise InputError("--output mano needs --mano: the MANO_RIGHT.pkl of https://mano.is.tue.mpg.de")

@@ -57,7 +57,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, u: Tensor) -> dict[str, Tensor]:
         """The loss and its terms; u (B, `numbers(recipe)`) uniform numbers decide everything random."""
         (z, joints, side), valid, transformer = self.encode(batch, u), batch["valid"], self.model.transformer
-        if self.recipe.augment == "latent" and transformer is not None:
+        if self.recipe.turns_latents and transformer is not None:
             u = u[:, UNIFORMS:].unflatten(1, (-1, 2)).transpose(0, 1).flatten(0, 1)
             z, joints, side = augment_latents(z, joints, side, u, self.recipe, transformer)
             valid = valid.repeat(self.recipe.latent_copies, 1)

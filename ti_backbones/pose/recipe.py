@@ -7,11 +7,10 @@ learning rate, its own head, L1 alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from ..errors import InputError
+from ..errors import Rule, check_choices, check_options
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,15 @@ class Recipe:
     """width of the head's layers; 0: its own default"""
     dropout: float = 0.2
     """in the head, where it has that"""
-    augment: Literal["image", "latent", "none"] = "image"
-    """where flips and rotations act in training: on images and joints, on latents and joints (T_g z, g·p), nowhere"""
+    augment: Literal["image", "latent", "both", "none"] = "image"
+    """where flips and rotations act in training: on images and joints, on latents and joints (T_g z, g·p), on images
+    and then also on their latents, nowhere"""
     rotation: float = 180.0
     """rotate by up to so many degrees either way"""
     flip: bool = False
     """mirror half of the views; left hands are shown as right hands already, so a head need not know both"""
     latent_copies: int = 4
-    """elements g for each latent, for augment latent"""
+    """elements g for each latent, for augment latent and both"""
     zoom: float = 0.1
     """enlarge or reduce images by up to this share"""
     shift: float = 0.05
@@ -72,23 +72,24 @@ class Recipe:
         return "linear" if self.mode == "linear" else self.head
 
     @property
+    def turns_images(self) -> bool:
+        """Whether flips and rotations act on images."""
+        return self.augment in ("image", "both")
+
+    @property
+    def turns_latents(self) -> bool:
+        """Whether flips and rotations act on latents."""
+        return self.augment in ("latent", "both")
+
+    @property
     def uses_images(self) -> bool:
         """Whether every step needs the encoder; else latents are computed once."""
-        return not self.frozen or self.augment == "image"
+        return not self.frozen or self.turns_images
 
     def check(self, prefix: str = "--recipe.") -> None:
         """Raises InputError for a value out of range, naming it."""
-        for name, value, fine, wanted in self._rules():
-            if not fine:
-                raise InputError(f"{prefix}{name.replace('_', '-')} is {value}: it must be {wanted}")
-
-    def _rules(self) -> Iterator[tuple[str, Any, bool, str]]:
-        """(option, its value, whether that is in range, the range)."""
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal:
-                value, choices = getattr(self, name), get_args(hint)
-                yield name, repr(value), value in choices, f"one of {', '.join(choices)}"
-        for name, fine, wanted in (
+        check_choices(self, prefix)
+        rules: list[Rule] = [
             ("width", self.width >= 0, "0 or more"),
             ("dropout", 0 <= self.dropout < 1, "from 0 to below 1"),
             ("rotation", 0 <= self.rotation <= 180, "from 0 to 180"),
@@ -105,8 +106,8 @@ class Recipe:
             ("warmup", 0 <= self.warmup < 1, "from 0 to below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("clip", self.clip > 0, "above 0"),
-        ):
-            yield name, getattr(self, name), fine, wanted
+        ]
+        check_options(self, rules, prefix)
 
 
 PRESETS: dict[str, Recipe] = {

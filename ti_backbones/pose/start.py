@@ -79,7 +79,7 @@ def _configured_size(name: str) -> int:
 
 
 def needs_transformer(recipe: Recipe) -> bool:
-    return recipe.head_kind == "equivariant" or recipe.augment == "latent"
+    return recipe.head_kind == "equivariant" or recipe.turns_latents
 
 
 def fit_transformer(encoder: nn.Module, train: Hands, frame: Frame, device: torch.device) -> LatentTransformer:

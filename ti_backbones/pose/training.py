@@ -106,7 +106,7 @@ class Fit:
     ):
         self.model, self.train, self.validation = model, train, validation
         self.recipe, self.seed, self.bf16, self.world = recipe, seed, bf16, world
-        if recipe.augment == "latent" and model.transformer is None:
+        if recipe.turns_latents and model.transformer is None:
             raise InputError("latent augmentation needs a latent transformer, and the model has none: augment images")
         self.batch = min(recipe.batch, len(train)) // world.size * world.size
         if not self.batch:
