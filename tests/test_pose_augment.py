@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from moments import isomorphic_backbone
 from torch import Tensor
 
 from ti_backbones import o2
+from ti_backbones.data.order import uniforms
 from ti_backbones.images import FRAMES, view
 from ti_backbones.latent import O2Representation
 from ti_backbones.pose import augment
+from ti_backbones.pose.heads import make
+from ti_backbones.pose.model import PoseModel, PoseSpec
+from ti_backbones.pose.objective import Objective, numbers
 from ti_backbones.pose.recipe import Recipe
 
 SIZE = 64
@@ -95,3 +101,30 @@ def test_nothing_moves_without_augmentation():
     views, moved, _ = augment.augment_images(x, joints, side, torch.rand(4, 10), recipe, "full", MEAN, STD)
     assert torch.equal(views, x)
     assert torch.equal(moved, joints)
+
+
+def test_what_is_right_stays_right_wherever_elements_act():
+    """Turned images, turned latents or both: an equivariant head on an isomorphic latent predicts it."""
+    torch.manual_seed(0)
+    ti, count = isomorphic_backbone(), 32
+    c = torch.linspace(-1, 1, SIZE)
+    at = torch.rand(count, 3, 2) - 0.5
+    squared = (c - at[..., 0, None, None]) ** 2 + (c[:, None] - at[..., 1, None, None]) ** 2
+    batch = {"image": (200 * torch.exp(-8 * squared)).byte(), "valid": torch.ones(count, 21, dtype=torch.bool)}
+    head = make("equivariant", ti.latent_dim, ti.latent_transformer)
+    spec = PoseSpec(SIZE, "disc", "joints", head.kind, head.options)
+    model = PoseModel(ti.encoder, ti.latent_transformer, head, spec)
+    z = model.eval().latents(model.views(batch["image"]))
+    head.calibrate(z)
+    batch["side"] = torch.ones(count)
+    with torch.no_grad():
+        batch["joints"] = model.pose(z, batch["side"])
+
+    def loss(where: Any, joints: Tensor) -> float:
+        recipe = Recipe(augment=where, zoom=0, shift=0, colour=0)
+        u = uniforms(0, 0, count, numbers(recipe))
+        return Objective(model, recipe, bf16=False)(batch | {"joints": joints}, u)["l1"].item()
+
+    still = o2.act_on_joints(o2.sample(count), batch["joints"])
+    for where, share in (("none", 0.01), ("latent", 0.01), ("image", 0.5), ("both", 0.5)):  # bytes, and a random head
+        assert loss(where, batch["joints"]) < share * loss(where, still)

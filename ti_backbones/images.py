@@ -96,16 +96,29 @@ def _warp(g: Element, images: Tensor, out: tuple[int, int], scale: float) -> Ten
     # the output covers a square of the source's shorter side unless it keeps the source's shape
     target = source if out == (height, width) else source.min().expand(2)
     m = matrix(g).mT * (scale * target.to(g.angle)) / source.to(g.angle)[:, None]
-    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
-    by_x, by_y = m.to(images.device, dtype)[:, :, :, None, None].unbind(2)  # (B, 2, 1, 1) each
-    x, y = (_centres(n, dtype, images.device) for n in reversed(out))
-    with torch.autocast(images.device.type, enabled=False):
-        grid = torch.addcmul(by_y * y[:, None], by_x, x)  # by coordinate: (B, 2, H, W), quicker than points
-        points = grid.permute(0, 2, 3, 1)
-        warped = F.grid_sample(images.to(dtype), points, "bilinear", "zeros", align_corners=False)
+    warped = resample(images, F.pad(m, (0, 1)), out)
     if not images.dtype.is_floating_point:
         warped = warped.round().clamp(0, 255)
     return warped.to(images.dtype)
+
+
+def resample(
+    images: Tensor, theta: Tensor, out: tuple[int, int], padding: Literal["zeros", "border"] = "zeros"
+) -> Tensor:
+    """One bilinear sampling: what is seen at (x, y) is taken from theta (x, y, 1); the image spans -1 to 1.
+
+    Args:
+        images: (B, C, H, W). theta: (B, 2, 3). out: height and width to give. padding: what is beyond the source.
+
+    Returns:
+        (B, C, *out), float64 if the images are, float32 otherwise.
+    """
+    dtype = images.dtype if images.dtype == torch.float64 else torch.float32
+    by_x, by_y, shift = theta.to(images.device, dtype)[..., None, None].unbind(2)  # (B, 2, 1, 1) each
+    x, y = (_centres(n, dtype, images.device) for n in reversed(out))
+    with torch.autocast(images.device.type, enabled=False):
+        grid = torch.addcmul(by_y * y[:, None] + shift, by_x, x)  # by coordinate: (B, 2, H, W), quicker than points
+        return F.grid_sample(images.to(dtype), grid.permute(0, 2, 3, 1), "bilinear", padding, align_corners=False)
 
 
 def _centres(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:

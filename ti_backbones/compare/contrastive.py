@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .. import o2
 from ..backbone import TIBackbone
-from ..images import disc_mask
+from ..images import disc_mask, resample
 from ..o2 import Element
 from ..pose.augment import elements, place
 
@@ -121,8 +121,7 @@ def random_crop(images: Tensor, u: Tensor) -> Tensor:
     theta[:, 0, 0] = torch.where(u[:, 4] < 0.5, -half[:, 0], half[:, 0])
     theta[:, 1, 1] = half[:, 1]
     theta[:, :, 2] = centre
-    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+    return resample(images, theta, (images.shape[-2], images.shape[-1]), "border")
 
 
 def motion(u: Tensor) -> tuple[Element, Tensor, Tensor]:

@@ -11,11 +11,10 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import o2
-from ..images import CROP_SCALE, disc_mask
+from ..images import CROP_SCALE, disc_mask, resample
 from ..latent import LatentTransformer
 from ..o2 import Element
 from ..objective import recolour
@@ -53,10 +52,7 @@ def place(images: Tensor, g: Element, frame: Frame, zoom: Tensor | None = None, 
     # what is seen at u is taken from M (u + offset), in coordinates from -1 to 1
     unmoved = (m - torch.eye(2, dtype=torch.float64)).abs().amax() < 1e-9 and not offset.any()
     if not unmoved:
-        theta = torch.cat([m, (m @ offset[:, :, None])], 2).to(images.device, torch.float32)
-        with torch.autocast(images.device.type, enabled=False):
-            grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-            images = F.grid_sample(images.float(), grid, "bilinear", "zeros", align_corners=False)
+        images = resample(images, torch.cat([m, m @ offset[:, :, None]], 2), (size, size))
     if frame == "disc":
         images = torch.where(disc_mask(size, images.device), images, 0.0)
     return images
