@@ -51,6 +51,13 @@ def body(identity: np.ndarray) -> Body:
 
 
 @njit(cache=True)
+def _wrist_turn(flexion, deviation):
+    """(3, 3) rotation of the forearm against the hand."""
+    x, _, z = np.eye(3)
+    return rotation(x, flexion) @ rotation(z, deviation)
+
+
+@njit(cache=True)
 def local_rotations(axes, pose):
     """(B, 3, 3) rotations of the bones in the rest frame from `HandModel.axes` and the angles (24,) of a pose."""
     out, (x, y, z) = np.zeros((22, 3, 3)), np.eye(3)
@@ -66,7 +73,7 @@ def local_rotations(axes, pose):
             out[FINGER + 3 * finger + j] = turn
     out[METACARPAL + 3] = rotation(x, pose[ARCH])
     out[METACARPAL + 2] = rotation(x, pose[ARCH] / 2)
-    out[LOWER_ARM] = rotation(x, pose[WRIST_FLEXION]) @ rotation(z, pose[WRIST_DEVIATION])
+    out[LOWER_ARM] = _wrist_turn(pose[WRIST_FLEXION], pose[WRIST_DEVIATION])
     return out
 
 
@@ -172,8 +179,7 @@ def _wrist(
     for i in range(tries):
         angles = random.normal(0, np.radians((22, 9))) * (1 + i / 5)
         angles = np.clip(angles, LIMITS[WRIST_FLEXION:, 0], LIMITS[WRIST_FLEXION:, 1])
-        x, _, z = np.eye(3)
-        forearm = rotation(x, angles[0]) @ rotation(z, angles[1]) @ np.array([0.0, -1, 0])
+        forearm = _wrist_turn(*angles) @ np.array([0.0, -1, 0])
         angle = np.arccos(np.clip(forearm @ camera, -1, 1))
         if angle > widest:
             best, widest = angles, angle

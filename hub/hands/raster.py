@@ -7,6 +7,12 @@ from numba import njit
 
 
 @njit(cache=True, fastmath=True)
+def _span(a, b, c, size):
+    """First and last pixel, of `size`, whose centre may lie between three coordinates."""
+    return max(0, int(np.floor(min(a, b, c) - 0.5))), min(size - 1, int(np.ceil(max(a, b, c) - 0.5)))
+
+
+@njit(cache=True, fastmath=True)
 def rasterize(pixel, depth, faces, inverse_depth, face_of, weights):
     """Draw faces into buffers.
 
@@ -23,8 +29,8 @@ def rasterize(pixel, depth, faces, inverse_depth, face_of, weights):
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0:
             continue
-        left, right = max(0, int(np.floor(min(x0, x1, x2) - 0.5))), min(width - 1, int(np.ceil(max(x0, x1, x2) - 0.5)))
-        top, bottom = max(0, int(np.floor(min(y0, y1, y2) - 0.5))), min(height - 1, int(np.ceil(max(y0, y1, y2) - 0.5)))
+        left, right = _span(x0, x1, x2, width)
+        top, bottom = _span(y0, y1, y2, height)
         scale, i0, i1, i2 = 1 / area, 1 / depth[a], 1 / depth[b], 1 / depth[c]
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
@@ -54,8 +60,8 @@ def _depth_map(place, towards, faces, out):
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
         if area == 0:
             continue
-        left, right = max(0, int(np.floor(min(x0, x1, x2) - 0.5))), min(size - 1, int(np.ceil(max(x0, x1, x2) - 0.5)))
-        top, bottom = max(0, int(np.floor(min(y0, y1, y2) - 0.5))), min(size - 1, int(np.ceil(max(y0, y1, y2) - 0.5)))
+        left, right = _span(x0, x1, x2, size)
+        top, bottom = _span(y0, y1, y2, size)
         scale = 1 / area
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):

@@ -233,10 +233,8 @@ def _render(mesh: Mesh, arms: list[Arm], paint: np.ndarray, lit: light.Light, in
         lit.turn,
         lit.sun,
         lit.sun_colour,
-        lit.sun,
         strength,
         random.uniform(0.35, 0.85),
-        1.0,
         out,
     )
     drawn = (face_of >= 0).astype(np.float32)

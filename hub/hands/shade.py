@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .skin import noise, surface
+from .skin import ALONG, noise, surface
 
 HAND, OTHER_HAND, OBJECT = 0, 1, 2
 """materials of faces"""
@@ -27,7 +27,7 @@ def _cloth(place, w, volume, albedo):
     x, y, z = place[0], place[1], place[2]
     weave = noise(volume, x / 1.6, y / 1.6, z / 1.6)
     folds = noise(volume, x / 25 + w[1] * 50, y / 12, z / 25)
-    second = w[7] > 0 and (y / w[7] - np.floor(y / w[7])) > 0.5
+    second = w[STRIPE] > 0 and (y / w[STRIPE] - np.floor(y / w[STRIPE])) > 0.5
     for c in range(3):
         albedo[c] = (w[4 + c] if second else w[1 + c]) * (1 + 0.18 * weave)
     return 0.25 * weave + 1.6 * folds, 0.95
@@ -38,10 +38,10 @@ def _object(place, o, volume, albedo):
     x, y, z = place[0], place[1], place[2]
     grain = noise(volume, x / 2.5, y / 2.5, z / 2.5)
     blotch = noise(volume, x / 14, y / 14, z / 14)
-    second = o[6] > 0 and abs(y / o[6] - np.floor(y / o[6] + 0.5)) < 0.22
+    second = o[BANDS] > 0 and abs(y / o[BANDS] - np.floor(y / o[BANDS] + 0.5)) < 0.22
     for c in range(3):
         albedo[c] = (o[3 + c] if second else o[c]) * (1 + 0.08 * grain + 0.12 * blotch)
-    return 0.03 * grain, o[7]
+    return 0.03 * grain, o[OBJECT_ROUGHNESS]
 
 
 @njit(cache=True, fastmath=True)
@@ -61,20 +61,20 @@ def materials(
                 h, r = _object(place, thing, volume, colour)
             else:
                 w, finger = wear[m], fingers[f]
-                if place[1] < w[0]:
+                if place[1] < w[SLEEVE]:
                     h, r = _cloth(place, w, volume, colour)
                     kind[row, column] = 1
                 else:
                     h, r = surface(place, finger, flexion[m], skin[m], volume, lines, colour)
-                    ring = abs(place[5] - w[9]) / 0.07
-                    band = abs(place[1] - w[13]) / 9.0
-                    if finger >= 0 and finger == int(w[8]) and ring < 1:
+                    ring = abs(place[ALONG] - w[RING_PLACE]) / 0.07
+                    band = abs(place[1] - w[WATCH]) / 9.0
+                    if finger >= 0 and finger == int(w[RING]) and ring < 1:
                         h, r = h + 1.1 * np.sqrt(1 - ring * ring), 0.22
                         for c in range(3):
                             colour[c] = w[10 + c]
                     elif finger < 0 and band < 1:
-                        h, r = 1.5 * min(1.0, 6 * (1 - band)), 0.3 if w[17] > 0 else 0.6
-                        gap = 1 - 0.35 * w[17] * (abs(place[1] / 3 - np.floor(place[1] / 3 + 0.5)) < 0.08)
+                        h, r = 1.5 * min(1.0, 6 * (1 - band)), 0.3 if w[WATCH_METAL] > 0 else 0.6
+                        gap = 1 - 0.35 * w[WATCH_METAL] * (abs(place[1] / 3 - np.floor(place[1] / 3 + 0.5)) < 0.08)
                         for c in range(3):
                             colour[c] = w[14 + c] * gap
             height[row, column], rough[row, column] = h, r
@@ -100,12 +100,12 @@ def _reflected(map_, turn, x, y, z, out):
 
 
 @njit(cache=True, fastmath=True)
-def shade(face_of, pixels, albedo, height, rough, map_, turn, sun, sun_colour, key, key_strength, shine, bump, out):
+def shade(face_of, pixels, albedo, height, rough, map_, turn, sun, sun_colour, sun_share, shine, out):
     """Radiance (H, W, 3) of every drawn pixel.
 
     Args:
-        key: (3,) unit direction of most of the light, and how much of the diffuse light bumps may turn.
-        shine: strength of reflections. bump: scale of heights.
+        sun: (3,) unit direction of most of the light. sun_share: how much of the diffuse light bumps may turn.
+        shine: strength of reflections.
 
     Bump mapping without texture coordinates: Mikkelsen 2010, "Bump mapping unparametrized surfaces on the GPU".
     """
@@ -135,8 +135,8 @@ def shade(face_of, pixels, albedo, height, rough, map_, turn, sun, sun_colour, k
                     r2x, r2y, r2z = ny * az - nz * ay, nz * ax - nx * az, nx * ay - ny * ax
                     det = ax * r1x + ay * r1y + az * r1z
                     sign = 1.0 if det > 0 else -1.0
-                    da = min(max(height[row, right] - height[row, column], -0.8), 0.8) * bump * sign
-                    db = min(max(height[below, column] - height[row, column], -0.8), 0.8) * bump * sign
+                    da = min(max(height[row, right] - height[row, column], -0.8), 0.8) * sign
+                    db = min(max(height[below, column] - height[row, column], -0.8), 0.8) * sign
                     size = abs(det) + 1e-6
                     sx = nx * size - (da * r1x + db * r2x)
                     sy = ny * size - (da * r1y + db * r2y)
@@ -144,8 +144,8 @@ def shade(face_of, pixels, albedo, height, rough, map_, turn, sun, sun_colour, k
                     length = 1 / np.sqrt(sx * sx + sy * sy + sz * sz + 1e-12)
                     sx, sy, sz = sx * length, sy * length, sz * length
             facing = min(max(sx * vx + sy * vy + sz * vz, 0.03), 1.0)
-            tilt = (sx - nx) * key[0] + (sy - ny) * key[1] + (sz - nz) * key[2]
-            turned = min(max(1 + key_strength * tilt, 0.35), 1.8)
+            tilt = (sx - nx) * sun[0] + (sy - ny) * sun[1] + (sz - nz) * sun[2]
+            turned = min(max(1 + sun_share * tilt, 0.35), 1.8)
             rx, ry, rz = 2 * facing * sx - vx, 2 * facing * sy - vy, 2 * facing * sz - vz
             _reflected(map_, turn, rx, ry, rz, mirror)
             r = rough[row, column]

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from .model import BONES, FINGER, METACARPAL, HandModel, hand_model, normals
+from .model import BONES, FINGER, METACARPAL, hand_model, normals
 
 # One row a fine vertex: what the pixel functions below interpolate.
 REST, PALM, NAIL, ALONG, KNUCKLE = slice(0, 3), 3, 4, 5, 6
@@ -38,11 +38,11 @@ def features() -> np.ndarray:
             bone = points[j + 1] - points[j]
             share = weights[:, FINGER + 3 * finger + j]
             along += share * (j + np.clip((rest - points[j]) @ bone / (bone @ bone), -0.3, 1.3))
-            palmar += share[:, None] * (hand.axes[finger, j, 1] - palmar) * (share[:, None] > 0)
+            palmar += share[:, None] * (hand.axes[finger, j, 1] - palmar)
     for i in range(METACARPAL, FINGER):
         bone = heads[FINGER + 3 * (i - METACARPAL + 1)] - wrist
         along += weights[:, i] * np.clip((rest - wrist) @ bone / (bone @ bone) - 1, -1, 0.2)
-    along -= weights[:, :METACARPAL].sum(1) * 1.0
+    along -= weights[:, :METACARPAL].sum(1)
     palmar /= np.linalg.norm(palmar, axis=1, keepdims=True)
     palm = 1 / (1 + np.exp(-5 * ((outward * palmar).sum(1) + 0.12)))
     palm *= 0.2 + 0.8 / (1 + np.exp(-(rest[:, 1] + 2) / 3))  # the forearm's inside is hardly palm
@@ -55,7 +55,7 @@ def features() -> np.ndarray:
 @cache
 def face_fingers() -> np.ndarray:
     """(F',) int8: whose skin a face is: finger 0 (thumb) to 4, or -1 for palm, wrist and forearm."""
-    hand: HandModel = hand_model()
+    hand = hand_model()
     owner = (hand.smooth @ hand.weights)[hand.faces].sum(1).argmax(1)
     return np.where(owner < FINGER, -1, (owner - FINGER) // 3).astype(np.int8)
 
@@ -91,7 +91,7 @@ def tone(darkness: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Skin:
-    """One person's skin: a darkness from 0 to 1, and the parameters (32,) that `surface` reads."""
+    """One person's skin: a darkness from 0 to 1, and the parameters (25,) that `surface` reads."""
 
     darkness: float
     parameters: np.ndarray
@@ -190,15 +190,15 @@ def surface(place, finger, flexion, p, volume, lines, albedo):
         place: (7,) features. finger: 0 to 4, or -1. flexion: (5, 3) radians of this pose.
         p: (25,) parameters of `Skin`. volume: (S, S, S) noise. lines: `PALM_LINES`.
     """
-    x, y, z, palm, nail, along = place[0], place[1], place[2], place[3], place[4], place[5]
+    x, y, z, palm, nail, along = place[0], place[1], place[2], place[PALM], place[NAIL], place[ALONG]
     ox, oy, oz = p[22], p[23], p[24]
     wide = noise(volume, x / 11 + ox, y / 11 + oy, z / 11 + oz)
     middle = noise(volume, x / 3.5 + oy, y / 3.5 + oz, z / 3.5 + ox)
     fine = noise(volume, x / 1.1 + oz, y / 1.1 + ox, z / 1.1 + oy)
     back = 1 - palm
-    blood = p[13] * (0.10 * wide + 0.06 * middle + 0.16 * place[6])
-    melanin = p[15] * (0.05 * wide + 0.04 * middle)
-    height, crease, vessel = 0.05 * p[18] * fine + 0.05 * middle * p[18], 0.0, 0.0
+    blood = p[BLOOD] * (0.10 * wide + 0.06 * middle + 0.16 * place[KNUCKLE])
+    melanin = p[MOTTLE] * (0.05 * wide + 0.04 * middle)
+    height, crease, vessel = 0.05 * p[PORES] * fine + 0.05 * middle * p[PORES], 0.0, 0.0
     if finger >= 0:
         for k in range(1, 3):
             bend = flexion[finger, k]
@@ -211,40 +211,40 @@ def surface(place, finger, flexion, p, volume, lines, albedo):
             folds = _bump(mm - 0.6, 0.6) + (0.8 * _bump(mm + 1.5, 0.5) if k == 1 else 0.2 * _bump(mm + 1.8, 0.5))
             crease += back * back * straight * 0.75 * wrinkles + palm * palm * (0.8 + 0.5 * bend) * folds
             joint = _bump(mm, 6.0)
-            blood += p[13] * 0.16 * back * joint
+            blood += p[BLOOD] * 0.16 * back * joint
             melanin += 0.22 * back * joint * (0.6 + middle)
         base = (along - 0.48) * 40 + 0.6 * middle
         if finger > 0:
             crease += palm * palm * (_bump(base, 0.7) + 0.5 * _bump(base + 2.0, 0.6))
-        blood += p[13] * 0.2 * palm * _bump(along - 2.75, 0.35)  # finger tips
+        blood += p[BLOOD] * 0.2 * palm * _bump(along - 2.75, 0.35)  # finger tips
     elif palm > 0.35:
         wx, wy = x + 1.6 * wide, y + 1.6 * middle
         for k in range(3):
             d, where = _line(wx, wy, lines, k)
             if d < 3:
                 depth = 1.15 if k < 2 else 1.3
-                crease += palm * depth * p[21] * _bump(d, 0.75) * min(1.0, 3.5 * (1 - where) + 0.25)
+                crease += palm * depth * p[LINES] * _bump(d, 0.75) * min(1.0, 3.5 * (1 - where) + 0.25)
         small = noise(volume, x / 6 + oz, y / 14 + oy, z / 9 + ox)
-        crease += 0.35 * palm * p[21] * _bump(small, 0.06)
+        crease += 0.35 * palm * p[LINES] * _bump(small, 0.06)
         for k in range(2):
             crease += 0.7 * palm * _bump(y - 3.0 + 4.5 * k + 0.8 * middle, 0.6)
-        blood += p[13] * palm * (0.10 * wide + 0.08)
+        blood += p[BLOOD] * palm * (0.10 * wide + 0.08)
         height += 0.12 * middle * palm
-    if finger < 0 and back > 0.3 and p[17] > 0:
+    if finger < 0 and back > 0.3 and p[VEINS] > 0:
         # veins: where a noise stretched along the arm crosses zero
         vein = noise(volume, x / 16 + oy + 0.2 * wide, y / 46 + oz, z / 24 + ox)
         ridge = _bump(vein, 0.09) * back * back
-        height += 0.55 * p[17] * ridge
-        vessel = 0.22 * p[17] * ridge
+        height += 0.55 * p[VEINS] * ridge
+        vessel = 0.22 * p[VEINS] * ridge
         if y > 5:
             tendon = _bump((x + 4 - 0.02 * y) / 19.0 - np.floor((x + 4 - 0.02 * y) / 19.0 + 0.5), 0.13)
-            height += 0.35 * p[20] * tendon * back
+            height += 0.35 * p[TENDONS] * tendon * back
     spots = noise(volume, x / 1.9 + ox, y / 1.9 + oz, z / 1.9 + oy)
     freckle = min(max((spots - 1.05 + 0.35 * wide) * 3, 0.0), 1.0) * back
-    melanin += p[16] * 0.55 * freckle
-    crease = min(crease * p[14], 1.6)
+    melanin += p[FRECKLES] * 0.55 * freckle
+    crease = min(crease * p[CREASE], 1.6)
     height -= 0.45 * crease
-    roughness = p[19] + 0.06 * palm + 0.04 * middle
+    roughness = p[GLOSS] + 0.06 * palm + 0.04 * middle
     shadow = 1 - 0.24 * min(crease, 1.2)
     absorb = (0.25, 0.55, 0.62)
     redden = (0.02, 0.62, 0.50)
@@ -261,7 +261,7 @@ def surface(place, finger, flexion, p, volume, lines, albedo):
         free = min(max((along - 2.93) * 14, 0.0), 1.0)
         for c in range(3):
             plate = p[6 + c] * (1 - 0.05 * wide) * (1 - free) + free * (0.62, 0.56, 0.47)[c] * (0.4 + 0.6 * p[3])
-            if p[12] > 0:
+            if p[POLISHED] > 0:
                 plate = p[9 + c]
             albedo[c] = albedo[c] * 0.8 * (1 - edge) + plate * edge
         height += 0.25 * edge
