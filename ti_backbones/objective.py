@@ -150,8 +150,9 @@ def recolour(images: Tensor, u: Tensor, strength: float) -> Tensor:
     """
     s = ((u * 2 - 1) * strength).to(images)[:, :, None, None]
     mean = images.mean((1, 2, 3), keepdim=True)
-    out = (images - mean) * (1 + s[:, 3:4]) + mean
-    return (out * (1 + 0.5 * s[:, :3]) * (1 + 0.5 * s[:, 4:5])).clamp(0, 1)
+    gain = (1 + 0.5 * s[:, :3]) * (1 + 0.5 * s[:, 4:5])
+    # (x - mean) · (1 + contrast) + mean, times the gain, in one pass over the images
+    return torch.addcmul(-mean * s[:, 3:4] * gain, images, (1 + s[:, 3:4]) * gain).clamp_(0, 1)
 
 
 def moments(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -127,7 +127,7 @@ def make_optimiser(objective: TIObjective, config: PretrainConfig) -> torch.opti
     exempt = {f"ti.encoder.{k}" for k in encoder.no_weight_decay()} if hasattr(encoder, "no_weight_decay") else set()
     exempt |= {name for name, _ in objective.named_parameters() if name.startswith("ti.latent_transformer.")}
     groups = param_groups_weight_decay(objective, config.weight_decay, no_weight_decay_list=exempt)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: float) -> float:

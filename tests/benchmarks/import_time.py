@@ -1,17 +1,19 @@
-"""What `import ti_backbones` adds to `import timm`: median over paired runs in fresh processes.
+"""What `import ti_backbones` adds to `import timm`, in fresh processes.
 
-    python tests/benchmarks/import_time.py [--pairs 15]
-
-The two of a pair run one after the other, in turns which one first, so that a slow phase of the machine hits both.
-CPU time is printed beside the time on the clock, for machines that do other things meanwhile.
+CPU time stands beside the time on the clock, for machines that do other things meanwhile.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
-import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 
+from paired import Bar, Row, Settings
+from tqdm import tqdm
+
+BAR = Bar(at_most=1.10)
 ALONE, BOTH = "timm", "timm, ti_backbones"
 TIMED = """
 import json, time
@@ -28,25 +30,14 @@ def import_seconds(modules: str) -> tuple[float, float]:
     return clock, cpu
 
 
-def paired_run(i: int) -> dict[str, tuple[float, float]]:
-    """import_seconds of timm alone, and of timm and ti_backbones."""
-    return {modules: import_seconds(modules) for modules in ((ALONE, BOTH) if i % 2 else (BOTH, ALONE))}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=15)
-    pairs = parser.parse_args().pairs
+def import_time(settings: Settings) -> Iterator[Row]:
+    """The clock's ratio is asked for; that of CPU time is reported."""
     import_seconds(BOTH)  # fills the file cache
-    runs = [paired_run(i) for i in range(pairs)]
-    for column, label in enumerate(("clock", "CPU")):
-        alone, both = (statistics.median(run[modules][column] for run in runs) for modules in (ALONE, BOTH))
-        ratio = statistics.median(run[BOTH][column] / run[ALONE][column] for run in runs)
-        print(
-            f"{label}: import timm {alone:.2f} s, with ti_backbones {both:.2f} s;"
-            f" median ratio of {pairs} pairs {ratio:.3f} ({100 * (ratio - 1):+.1f} %)"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    pairs = settings.pairs if settings.quick else max(settings.pairs, 15)  # a process is short, and its time noisy
+    runs = [
+        {modules: import_seconds(modules) for modules in ((ALONE, BOTH) if i % 2 else (BOTH, ALONE))}
+        for i in tqdm(range(pairs), desc="import", unit="pair", leave=False)
+    ]
+    for column, label, bar in ((0, "clock", BAR), (1, "CPU time", None)):
+        both, alone = ([run[modules][column] for run in runs] for modules in (BOTH, ALONE))
+        yield Row("import", f"import {BOTH}, {label}", f"import {ALONE}", "s", both, alone, bar)

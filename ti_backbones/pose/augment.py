@@ -72,8 +72,9 @@ def augment_images(
         normalised, framed images; joints; sides.
     """
     if recipe.colour:
-        images = recolour(images, u[:, 5:10].to(images.device), recipe.colour)
-    images = (images - mean) / std
+        images = recolour(images, u[:, 5:10].to(images.device), recipe.colour).sub_(mean).div_(std)
+    else:
+        images = (images - mean).div_(std)
     g = elements(u[:, :2], recipe.rotation, recipe.flip) if recipe.turns_images else o2.identity(len(images))
     zoom = torch.exp((u[:, 2] * 2 - 1) * math.log1p(recipe.zoom)) if recipe.zoom else None
     shift = (u[:, 3:5] * 2 - 1) * recipe.shift if recipe.shift else None

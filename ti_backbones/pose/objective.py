@@ -68,7 +68,7 @@ class Objective(nn.Module):
         joints, side = batch["joints"] - batch["joints"][:, :1], batch["side"]
         if "latent" in batch:
             return batch["latent"], joints, side
-        model, images = self.model, batch["image"].float() / 255
+        model, images = self.model, batch["image"].float().div_(255)
         mean, std = model.image_mean, model.image_std
         views, joints, side = augment_images(images, joints, side, u, self.recipe, model.spec.frame, mean, std)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):

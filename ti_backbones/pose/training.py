@@ -42,7 +42,7 @@ def make_optimiser(model: PoseModel, recipe: Recipe) -> torch.optim.AdamW:
             groups += param_groups_layer_decay(encoder, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
         else:
             groups += param_groups_weight_decay(encoder, recipe.weight_decay, no_weight_decay_list=exempt)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=(0.9, 0.999))
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=(0.9, 0.999), fused=True)
 
 
 @torch.no_grad()
