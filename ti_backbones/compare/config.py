@@ -19,7 +19,10 @@ MAY_CHANGE = {
     *("device", "workers", "cache_gb", "checkpoint_minutes"),
 }
 ALL = "scratch,autoencoder,autoencoder-pooled,simclr,peclr,ti-paper,ti-o2"
-VARIANTS: dict[str, dict[str, Any]] = {"equivariant": {"head": "equivariant"}, "latent": {"augment": "latent"}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "equivariant": {"head": "equivariant", "augment": "both"},
+    "latent": {"augment": "latent"},
+}
 """the further rows of a method of `own_head`, and what they change of the recipe"""
 
 
@@ -38,8 +41,9 @@ class CompareConfig:
     methods: str = ALL
     """what to compare, by comma; `--init` adds the row start"""
     own_head: str = "ti-o2"
-    """methods among these that are fine-tuned also with the equivariant head and with latent augmentation, by comma;
-    one without a latent transformer of kind o2 gets a fitted one"""
+    """methods among these that are fine-tuned also with the equivariant head (on images and latents that turn) and with
+    latent augmentation in the place of the images', by comma; one without a latent transformer of kind o2 gets a
+    fitted one"""
     model: str = "resnet18"
     """any timm model"""
     init: str = "random"

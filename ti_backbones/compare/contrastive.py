@@ -1,7 +1,7 @@
 """SimCLR [1] and PeCLR [2] around any timm encoder, with their papers' augmentations on whole batches.
 
 Both attract the projections of two views of one image and repel those of other images, by NT-Xent [1, equation 1]
-from `lightly`. PeCLR undoes the geometry first [2, equation 2]: with views t_i, the loss compares t_i⁻¹ f(t_i x), where
+from `lightly`. PeCLR undoes the geometry first [2]: with views t_i, its equivariant loss compares t_i⁻¹ f(t_i x), where
 f(x) is read as points in the image's plane; so the projection has to move with the image.
 
 [1] A Simple Framework for Contrastive Learning of Visual Representations, arXiv 2002.05709.
@@ -132,7 +132,7 @@ def motion(u: Tensor) -> tuple[Element, Tensor, Tensor]:
 
 
 def undo(points: Tensor, g: Element, zoom: Tensor, shift: Tensor) -> Tensor:
-    """Where the points of a view (`augment.place`) lie in its source: t⁻¹ of [2, equation 2].
+    """Where the points of a view (`augment.place`) lie in its source: t⁻¹ of [2].
 
     Args:
         points: (B, K, 2), x right, y down, about the centre; the image spans -1 to 1.

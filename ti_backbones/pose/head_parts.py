@@ -1,0 +1,71 @@
+"""What pose heads are made of: their base class, standardised inputs, hidden layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..data.sample import JOINTS
+
+UNIT_MM = 100.0  # a hand's joints lie about so far from its wrist
+POSE = 3 * (JOINTS - 1)
+FLOOR = 0.1  # of the latent's mean standard deviation: coordinates that vary less than this are not blown up
+
+
+class PoseHead(nn.Module):
+    """Base of the heads.
+
+    Attributes:
+        kind: the name that `make` knows it by.
+        options: what `make` needs besides to build it again, as plain JSON values.
+    """
+
+    kind = ""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def calibrate(self, z: Tensor) -> None:
+        """Take the input's statistics from latents z (N, D)."""
+
+    def forward(self, z: Tensor, side: Tensor | None = None) -> Tensor:
+        """What describes the pose.
+
+        Args:
+            z: (B, D).
+            side: (B,) of the hands: 1 right, -1 left, 0 unknown. Heads that are not equivariant do not look at it.
+
+        Returns:
+            (B, outputs).
+        """
+        raise NotImplementedError
+
+
+class Standardise(nn.Module):
+    """(x - mean) / deviation, coordinate by coordinate, with statistics that are set once."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("deviation", torch.ones(dim))
+
+    def calibrate(self, x: Tensor) -> None:
+        x = x.detach().float()
+        variance = (x - x.mean(0)).square().mean(0)
+        self.mean.copy_(x.mean(0))
+        self.deviation.copy_((variance + FLOOR**2 * variance.mean()).sqrt().clamp(min=1e-12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.deviation
+
+
+def mlp(dim: int, width: int, depth: int, dropout: float) -> nn.Sequential:
+    """`depth` layers of width `width`: linear, layer norm, GELU, dropout."""
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Linear(width if i else dim, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)
