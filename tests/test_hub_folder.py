@@ -110,7 +110,7 @@ def test_the_card_says_what_was_measured(folder):
     text = public.files["README.md"].decode()
     card = ModelCard(text)  # the client's own reader
     assert card.data.license == "cc-by-nc-4.0"
-    assert card.data.library_name == "timm"
+    assert card.data.get("library_name") == "timm"
     assert {"timm", "hand-pose"} <= set(card.data.tags)
     told = {(r.metric_type, r.dataset_name): r.metric_value for r in card.data.eval_results}
     assert told["mpjpe", "dexycb?split=s0/test"] == results.mpjpe["root"]

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..latent import LatentTransformer, O2Representation
 from ..o2 import Element
 from .head_parts import POSE, PoseHead, Standardise, mlp
+from .metrics import proper_svd
 
 
 class EquivariantPoseHead(PoseHead):
@@ -129,10 +130,9 @@ def mean_pose(poses: Tensor) -> Tensor:
     """
     mean = poses.mean(1)
     with torch.no_grad():
-        # the rotation of each pose onto the mean [Umeyama 1991], and how well it is determined
-        u, s, vt = torch.linalg.svd(poses.double().mT @ mean.double()[:, None])
-        sign = torch.linalg.det(u @ vt).sign()
-        turn = (u * torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)[..., None, :]) @ vt
-        weight = (s[..., 1] + sign * s[..., 2]) / s[..., 0].clamp(min=1e-30) + 1e-9
+        # the rotation of each pose onto the mean, and how well it is determined
+        u, s, vt = proper_svd(poses.double().mT @ mean.double()[:, None])
+        turn = u @ vt
+        weight = (s[..., 1] + s[..., 2]) / s[..., 0].clamp(min=1e-30) + 1e-9
         weight = weight / weight.sum(1, keepdim=True)
     return (weight[..., None, None].to(poses) * (poses @ turn.to(poses))).sum(1)

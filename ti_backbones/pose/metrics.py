@@ -137,12 +137,21 @@ def similarity(
     else:
         tiny = torch.finfo(p_norm.dtype).tiny ** 0.5
         p_norm, q_norm = p_norm.clamp(min=tiny), q_norm.clamp(min=tiny)
-    u, s, vt = torch.linalg.svd((q / q_norm).mT @ (p / p_norm))
-    if form == "proper":
+    u, s, vt = proper_svd((q / q_norm).mT @ (p / p_norm), reflections=form == "official")
+    return u @ vt * (s.sum(-1)[:, None, None] * q_norm / p_norm), p_mean, q_mean
+
+
+def proper_svd(matrix: Tensor, reflections: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """U, s, Vᵀ of matrices (..., 3, 3) for which U Vᵀ is a rotation: the last of s is negative if need be [1].
+
+    With reflections, the ordinary singular value decomposition.
+    """
+    u, s, vt = torch.linalg.svd(matrix)
+    if not reflections:
         sign = torch.linalg.det(u.detach() @ vt.detach()).sign()
         last = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
-        u, s = u * last[:, None, :], s * last
-    return u @ vt * (s.sum(-1)[:, None, None] * q_norm / p_norm), p_mean, q_mean
+        u, s = u * last[..., None, :], s * last
+    return u, s, vt
 
 
 def align_scale_translation(prediction: Tensor, target: Tensor, root: int = 0, reference: int = MIDDLE_BASE) -> Tensor:
