@@ -112,6 +112,8 @@ def test_a_value_out_of_range(option, value, wanted, pretrain):
         (("stray",), ("stray", "--help")),
         (("--device", "gpu"), ("--device is 'gpu'", "cpu")),
         (("--init", "imagenet"), ("--init is 'imagenet'", "random, timm")),
+        (("--grow", "32:0.5,64:0.3"), ("--grow is '32:0.5,64:0.3'", "rising multiples of 32 below 32")),
+        (("--grow", "32"), ("--grow is '32'", "shares")),
         (("--rank", 5000), ("--rank is 5000", "from 1 to")),
     ],
 )
@@ -128,7 +130,7 @@ def test_values_given_in_python_are_checked_too(tmp_path: Path):
     from ti_backbones.errors import InputError
     from ti_backbones.pretrain import PretrainConfig, pretrain
 
-    with pytest.raises(InputError, match=r"--preset is 'x': it must be one of o2, paper"):
+    with pytest.raises(InputError, match=r"--preset is 'x': it must be one of o2, autoencoder, paper"):
         pretrain(PretrainConfig(tmp_path / "run", preset="x"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"--objective.frame is 'square': it must be one of disc, crop"):
         pretrain(PretrainConfig(tmp_path / "run", objective=Objective(frame="square")))  # type: ignore[arg-type]

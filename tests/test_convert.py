@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file, save_file
 
 from ti_backbones.cli import main
@@ -136,6 +137,20 @@ def test_mae_leaves_its_decoder_and_mmpretrains_vit_is_renamed(tmp_path: Path):
         "mask_token",
         "decoder_embed.weight",
     ]
+
+
+def test_an_efficientnet_of_efficientnet_pytorch_keeps_its_features(tmp_path: Path):
+    theirs = settled(EfficientNet.from_name("efficientnet-lite0"))
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    same_padding = converted(tmp_path / "theirs.pth", "tf_efficientnet_lite0", tmp_path / "tf")
+    ours = converted(tmp_path / "theirs.pth", "efficientnet_lite0", tmp_path / "ours")
+    # timm's own padding, with the eps that the weights were trained with
+    padded = timm.create_model("tf_efficientnet_lite0", pad_type="", num_classes=0).eval()
+    padded.load_state_dict(same_padding.state_dict())
+    with torch.no_grad():
+        assert torch.allclose(same_padding(x), theirs.extract_features(x).mean((2, 3)), rtol=1e-4, atol=1e-6)
+        assert torch.allclose(ours(x), padded(x), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def perfect(**options):
         for seed in range(8):
             view = images.view(o2.sample(64, torch.Generator().manual_seed(seed)), (x - 0.5) / 0.25)
             ti.latent_transformer.observe(ti(view))
-    o = TIObjective(ti, decoder.PooledDecoder(ti.latent_dim, 64), Objective(**options), (0.5,) * 3, (0.25,) * 3)
+    o = TIObjective(ti, decoder.PooledDecoder(ti.latent_dim, 32), Objective(**options), (0.5,) * 3, (0.25,) * 3)
     return o, x
 
 
@@ -126,7 +126,7 @@ def test_every_preset_trains_every_parameter(preset):
     ti = TIBackbone("test_resnet", PRESETS[preset].latent)
     z, feature_map = ti.encode(torch.zeros(2, 3, 64, 64))
     kind = PRESETS[preset].decode
-    d = decoder.PooledDecoder(z.shape[1], 64) if kind == "pooled" else decoder.MapDecoder(feature_map.shape[1], 64)
+    d = decoder.PooledDecoder(z.shape[1], 32) if kind == "pooled" else decoder.MapDecoder(feature_map.shape[1], 32)
     o = TIObjective(ti, d, PRESETS[preset], (0.5,) * 3, (0.25,) * 3)
     terms = o(smooth(8, 64).mul(0.2).add(0.5).clamp(0, 1), uniforms(8))
     terms["loss"].backward()
@@ -141,7 +141,7 @@ def test_the_loss_falls(preset):
     ti = TIBackbone("test_resnet", PRESETS[preset].latent)
     z, feature_map = ti.encode(torch.zeros(2, 3, 32, 32))
     pooled = PRESETS[preset].decode == "pooled"
-    d = decoder.PooledDecoder(z.shape[1], 32) if pooled else decoder.MapDecoder(feature_map.shape[1], 32)
+    d = decoder.PooledDecoder(z.shape[1], 16) if pooled else decoder.MapDecoder(feature_map.shape[1], 16)
     o = TIObjective(ti, d, PRESETS[preset], (0.5,) * 3, (0.25,) * 3).train()
     optimiser = torch.optim.AdamW(o.parameters(), 2e-3)
     x, losses = smooth(16, 32).mul(0.2).add(0.5).clamp(0, 1), []
@@ -166,19 +166,28 @@ def test_colour_changes_what_the_encoder_sees_and_not_what_is_drawn():
     assert torch.allclose(objective.recolour(x, uniforms(64)[:, :5], 0.0), x)
 
 
-@pytest.mark.parametrize("size", [32, 64, 96, 224])
-def test_decoders_draw_at_half_resolution(size):
-    z, drawn = torch.randn(2, 40), (2, 3, size // 2, size // 2)
-    assert decoder.PooledDecoder(40, size)(z).shape == drawn
+@pytest.mark.parametrize("side", [16, 32, 48, 112])
+def test_decoders_draw_what_they_are_asked_for(side):
+    z, drawn = torch.randn(2, 40), (2, 3, side, side)
+    assert decoder.PooledDecoder(40, side)(z).shape == drawn
     for grid in (1, 4, 7):
-        assert decoder.MapDecoder(40, size)(torch.randn(2, 40, grid, grid)).shape == drawn
+        assert decoder.MapDecoder(40, side)(torch.randn(2, 40, grid, grid)).shape == drawn
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_targets_have_the_decoder_s_size_and_the_picture_s_mean(size):
+    o, _ = perfect(frame="crop")
+    _, inputs, targets = o.views(smooth(4, size).mul(0.2).add(0.5).clamp(0, 1), uniforms(4))
+    for view, target in zip(inputs, targets, strict=True):
+        assert target.shape == (4, 3, 32, 32)
+        assert torch.allclose(view.mean((2, 3)), target.mean((2, 3)), atol=0.02)
 
 
 def test_decoded_images_are_signed():
-    drawn = decoder.PooledDecoder(16, 32)(torch.randn(8, 16))
+    drawn = decoder.PooledDecoder(16, 16)(torch.randn(8, 16))
     assert drawn.min() < 0 < drawn.max()
 
 
 def test_decoder_size_is_checked():
-    with pytest.raises(ValueError, match="image size 100 is no multiple of 32: take 96"):
+    with pytest.raises(ValueError, match="cannot draw 100 pixels, no multiple of 16: take 96"):
         decoder.PooledDecoder(16, 100)

@@ -23,8 +23,11 @@ from running import Ended, Forked, assert_one_line, command, forked, until, weig
 from safetensors.torch import load_file, save_file
 
 import ti_backbones  # noqa: F401  (registers the names)
+from ti_backbones import isomorphism
 from ti_backbones.backbone import TIBackbone
-from ti_backbones.data import open_data
+from ti_backbones.data import load_all, open_data
+from ti_backbones.errors import InputError
+from ti_backbones.pretrain_config import PretrainConfig
 from ti_backbones.pretrain_setup import learning_rate
 
 SMALL = ("--size", 32, "--batch", 8, "--epochs", 1, "--precision", "fp32", "--device", "cpu")
@@ -117,6 +120,7 @@ KILLED = [
         ("--drop-path", 0.2, "--preset", "paper", "--precision", "bf16", "--cache-gb", 0, "--workers", 1),
         marks=pytest.mark.slow,
     ),
+    pytest.param("test_vit", ("--grow", "32:0.4,64:0.3", "--size", 96), marks=pytest.mark.slow),
 ]
 
 
@@ -421,6 +425,37 @@ def test_it_starts_from_a_plain_timm_checkpoint(form, classes, images: Path, tmp
     own, given = objective.ti.encoder.state_dict(), model.state_dict()
     assert all(torch.equal(own[k], given[k]) for k in own)
     assert len(own) == len(given) - (2 if classes else 0)
+
+
+@pytest.mark.parametrize("model", ["test_vit", "test_resnet"])
+def test_what_has_grown_is_the_plain_architecture_at_the_last_size(model, images: Path, tmp_path: Path):
+    train(tmp_path / "run", images, "--grow", "32:0.4,64:0.3", "--size", 96, model=model)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "dynamic_img_size" not in config.get("model_args", {})
+    assert config["ti_backbones"]["training"]["grow"] == "32:0.4,64:0.3"
+    plain = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
+    assert plain(torch.zeros(1, 3, 96, 96)).shape == (1, plain.num_features)
+
+
+def test_sizes_change_at_their_shares():
+    config = PretrainConfig(Path("x"), grow="32:0.5,64:0.25", size=96)
+    assert [config.size_at(step, 8) for step in range(8)] == [32] * 4 + [64] * 2 + [96] * 2
+    assert PretrainConfig(Path("x"), size=96).size_at(0, 1) == 96
+    half = PretrainConfig(Path("x"), grow="64:0.3,96:0.7", size=128)
+    with pytest.raises(InputError, match="--grow"):
+        half.check()
+
+
+def test_the_autoencoder_gets_a_representation_fitted_afterwards(images: Path, tmp_path: Path):
+    """Its own was not trained: a fitted one explains more, and the encoder learns nothing from it."""
+    out = tmp_path / "run"
+    train(out, images, "--preset", "autoencoder", "--epochs", 6)
+    ti = TIBackbone.from_pretrained(out)
+    untrained = TIBackbone("test_resnet").latent_transformer
+    test = load_all(open_data(f"folder:{images}"), 32).images
+    fitted = isomorphism.certify_backbone(ti, test).gain
+    ti.latent_transformer = untrained
+    assert fitted > isomorphism.certify_backbone(ti, test).gain
 
 
 def test_it_starts_from_a_model_folder(images: Path, finished: Path, tmp_path: Path):

@@ -151,7 +151,7 @@ def test_family_runs_forward_decoder_and_backward(family):
     encoder = build(MEMBERS[family], size).train()
     x = torch.rand(2, 3, size, size)
     z, feature_map = encode(encoder, x)
-    pooled, mapped = PooledDecoder(z.shape[1], 32), MapDecoder(feature_map.shape[1], 32)
+    pooled, mapped = PooledDecoder(z.shape[1], 16), MapDecoder(feature_map.shape[1], 16)
     drawings = (pooled(z), mapped(feature_map))
     loss = sum((d - nn.functional.interpolate(x, d.shape[-2:])).square().mean() for d in drawings)
     loss.backward()

@@ -1,19 +1,19 @@
 """Other libraries' checkpoints as timm-keyed model folders.
 
-torchvision, mmpretrain and mmpose, lightly, SimCLR, MoCo and PeCLR style, MAE: what differs between them is a prefix
-before the encoder's keys, and a few ways to name a ResNet's or a ViT's parts. Every combination is tried, and the one
-that fits the timm model's keys and shapes is taken; nothing is guessed beyond that.
+torchvision, mmpretrain and mmpose, lightly, SimCLR, MoCo and PeCLR style, MAE, EfficientNet-PyTorch: what differs
+between them is a prefix before the encoder's keys, and a few ways to name a network's parts. Every combination is
+tried, and the one that fits the timm model's keys and shapes is taken; nothing is guessed beyond that.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .backbone import create_encoder, encoder_files, read_weights
 from .checkpoint import write_files
@@ -71,6 +71,32 @@ LAYOUTS: dict[str, Callable[[str], str]] = {
 }
 
 
+EFFICIENTNET = "EfficientNet-PyTorch's"
+EFFICIENTNET_EPS = 1e-3  # of its BatchNorms, as TensorFlow had it
+
+
+def efficientnet_names(own: Iterable[str]) -> Callable[[str], str]:
+    """From the names of EfficientNet-PyTorch, which numbers its blocks through, to a timm EfficientNet's own."""
+    modules = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    own = list(own)
+    blocks = dict.fromkeys(found[0] for k in own if (found := re.match(r"blocks\.\d+\.\d+\.", k)))
+    for number, block in enumerate(blocks):
+        widens = f"{block}conv_pwl.weight" in own
+        parts = ["_expand_conv conv_pw", "_bn0 bn1", "_depthwise_conv conv_dw", "_bn1 bn2", "_project_conv conv_pwl"]
+        parts += ["_bn2 bn3"]
+        if not widens:
+            parts = ["_depthwise_conv conv_dw", "_bn1 bn1", "_project_conv conv_pw", "_bn2 bn2"]
+        for part in [*parts, "_se_reduce se.conv_reduce", "_se_expand se.conv_expand"]:
+            theirs, ours = part.split()
+            modules[f"_blocks.{number}.{theirs}"] = block + ours
+
+    def rename(key: str) -> str:
+        module, dot, tensor = key.rpartition(".")
+        return modules.get(module, module) + dot + tensor
+
+    return rename
+
+
 @dataclass
 class ConvertConfig:
     """Convert a checkpoint of another library into a timm-keyed model folder, safetensors only."""
@@ -124,11 +150,12 @@ def recognise(state: dict[str, Tensor], own: dict[str, Tensor], name: str, sourc
     Raises:
         InputError: if no part of the checkpoint has every tensor of the model, naming what the best one lacks.
     """
+    layouts = LAYOUTS | {EFFICIENTNET: efficientnet_names(own)}
     best: dict[str, str] = {}
     layout = prefix = ""
     for candidate in prefixes(list(state)):
         inside = [k for k in state if k.startswith(candidate)]
-        for kind, rename in LAYOUTS.items():
+        for kind, rename in layouts.items():
             fits: dict[str, str] = {}
             for key in inside:
                 new = rename(key[len(candidate) :])
@@ -139,7 +166,7 @@ def recognise(state: dict[str, Tensor], own: dict[str, Tensor], name: str, sourc
     # a BatchNorm that never counted its batches was saved by a PyTorch before 0.4.1; the count is not used
     lacking = [k for k in own if k not in best and not k.endswith("num_batches_tracked")]
     if lacking:
-        rename = LAYOUTS[layout] if layout else _as_is
+        rename = layouts[layout] if layout else _as_is
         shapes = {rename(k[len(prefix) :]): tuple(v.shape) for k, v in state.items() if k.startswith(prefix)}
         there = f"{shapes[lacking[0]]} there" if lacking[0] in shapes else "not there"
         raise InputError(
@@ -163,6 +190,10 @@ def convert(config: ConvertConfig) -> Conversion:
     encoder = create_encoder(config.model)
     conversion = recognise(read_weights(config.source), encoder.state_dict(), config.model, config.source)
     encoder.load_state_dict(conversion.state)
+    if conversion.layout == EFFICIENTNET:
+        for norm in (m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)):
+            assert norm.running_var is not None
+            norm.running_var += EFFICIENTNET_EPS - norm.eps  # the same features with timm's own eps
     report = {
         "from": config.source.name,
         "layout": conversion.layout,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .errors import InputError
 
 CHANNELS = (128, 64, 48, 16)
-STRIDE = 32  # from the grid to the image; what is drawn has half of the image's resolution
+STRIDE = 16  # from the grid to what is drawn
 
 
 def _upsample(inputs: int, outputs: int) -> nn.ConvTranspose2d:
@@ -17,26 +17,26 @@ def _upsample(inputs: int, outputs: int) -> nn.ConvTranspose2d:
 
 
 class Decoder(nn.Module):
-    """Four transposed convolutions from a small grid to the image at half resolution; the last one is linear.
+    """Four transposed convolutions from a small grid to a small image; the last one is linear.
 
-    A pooled latent holds no finer detail, and the last doubling would cost more than the others together. Its targets
-    are signed (normalised images), hence no activation at the end. It has no batch statistics: they would tie the
-    images of a batch together, and one process to the next.
+    Half of the image's side will do: a pooled latent holds no finer detail, and the last doubling would cost more than
+    the others together. Its targets are signed (normalised images), hence no activation at the end. It has no batch
+    statistics: they would tie the images of a batch together, and one process to the next.
 
     Args:
-        size: side of the image, a multiple of 32; what is drawn has half of it.
+        side: of what is drawn, pixels, a multiple of 16.
         channels: colour channels of the image.
 
     Raises:
-        InputError: for another size.
+        InputError: for another side.
     """
 
-    def __init__(self, size: int, channels: int = 3):
+    def __init__(self, side: int, channels: int = 3):
         super().__init__()
-        if size < STRIDE or size % STRIDE:
-            nearest = max(round(size / STRIDE), 1) * STRIDE
-            raise InputError(f"image size {size} is no multiple of {STRIDE}: take {nearest}")
-        self.grid = size // STRIDE
+        if side < STRIDE or side % STRIDE:
+            nearest = max(round(side / STRIDE), 1) * STRIDE
+            raise InputError(f"a decoder cannot draw {side} pixels, no multiple of {STRIDE}: take {nearest}")
+        self.side, self.grid = side, side // STRIDE
         layers: list[nn.Module] = []
         for a, b in pairwise(CHANNELS):
             layers += [_upsample(a, b), nn.GroupNorm(8, b), nn.ReLU()]
@@ -44,10 +44,10 @@ class Decoder(nn.Module):
 
 
 class PooledDecoder(Decoder):
-    """Draws the image from the pooled latent alone: z (B, D) -> (B, channels, S / 2, S / 2)."""
+    """Draws the image from the pooled latent alone: z (B, D) -> (B, channels, side, side)."""
 
-    def __init__(self, dim: int, size: int, channels: int = 3):
-        super().__init__(size, channels)
+    def __init__(self, dim: int, side: int, channels: int = 3):
+        super().__init__(side, channels)
         self.stem = nn.Linear(dim, CHANNELS[0] * self.grid**2)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -55,10 +55,10 @@ class PooledDecoder(Decoder):
 
 
 class MapDecoder(Decoder):
-    """Draws the image from the last feature map, of any resolution: (B, C, h, w) -> (B, channels, S / 2, S / 2)."""
+    """Draws the image from the last feature map, of any resolution: (B, C, h, w) -> (B, channels, side, side)."""
 
-    def __init__(self, dim: int, size: int, channels: int = 3):
-        super().__init__(size, channels)
+    def __init__(self, dim: int, side: int, channels: int = 3):
+        super().__init__(side, channels)
         self.stem = nn.Conv2d(dim, CHANNELS[0], 1)
 
     def forward(self, feature_map: Tensor) -> Tensor:

@@ -75,12 +75,7 @@ def inspect(config: InspectConfig) -> Certificate:
     _try(ti, config.model, size)
     if not training.get("fitted", True):
         train = load_all(open_data(config.fit_data), size, config.limit).images
-        mean, std = isomorphism.normalisation(ti.encoder)
-        elements = isomorphism.grid(12)
-        latents = isomorphism.orbit_latents(
-            ti, train, elements, frame, mean, std, desc="training latents", device=device
-        )
-        ti.latent_transformer = isomorphism.fit_representation(latents)
+        ti.latent_transformer = isomorphism.represent(ti.encoder, train, frame, device)
     certificate = isomorphism.certify_backbone(ti, test, frame, config.data, config.angles)
     if config.json is not None:
         write_atomically(config.json, certificate.to_json().encode())

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import o2
+from .backbone import encode
 from .images import Frame, view
 from .latent import LatentTransformer, O2Representation
 from .o2 import Element
@@ -304,6 +305,21 @@ def fit_representation(latents: Tensor, rank: int | None = None, blocks=None, st
         optimiser.step()
         schedule.step()
     return transformer.eval()
+
+
+def represent(encoder: Any, images: Tensor, frame: Frame, device: torch.device | str = "cpu") -> O2Representation:
+    """Fit an `O2Representation` to an encoder that was trained without a latent transformer.
+
+    Args:
+        encoder: a timm model in eval mode, on `device`.
+        images: (N, 3, S, S) uint8 training images. frame: how views are framed.
+    """
+    mean, std = normalisation(encoder)
+    latents = orbit_latents(
+        lambda x: encode(encoder, x)[0], images, grid(12), frame, mean, std, desc="training latents", device=device
+    )
+    with torch.autocast("cpu", enabled=False):  # of the caller, who may encode in bf16
+        return fit_representation(latents).to(device)
 
 
 def normalisation(encoder: Any) -> tuple[Tensor, Tensor]:

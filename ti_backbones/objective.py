@@ -1,9 +1,10 @@
 """The training objective: reconstruction, ordinary and secondary constraints, collapse guard.
 
-Pure functions over latents and views, and one thin module that assembles them. Two presets:
+Pure functions over latents and views, and one thin module that assembles them. Presets:
 
 - ``o2``: two views an image, an exact `O2Representation`, relative ordinary error, and the picture
   drawn from the pooled latent: x from z, and g·x from T_g z. Composition needs no loss.
+- ``autoencoder``: the rival: each view drawn from its own pooled latent, nothing asked of T.
 - ``paper``: TI-Net's [0] fourteen views and terms on `LowRankAffine`, corrected: angles in radians,
   errors relative to the latent's variance, a linear last decoder layer, corners that tell nothing.
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from . import o2
 from .backbone import TIBackbone
+from .decoder import Decoder
 from .images import Frame, view
 from .latent import LatentTransformer
 from .o2 import Element
@@ -70,9 +72,15 @@ class Objective:
     colour: float = 0.0
     frame: Frame = "disc"
 
+    @property
+    def trains_transformer(self) -> bool:
+        """Whether any term reaches the latent transformer; else one is to be fitted afterwards."""
+        return any((self.transformed, self.identity, self.ordinary, self.secondary))
+
 
 PRESETS: dict[str, Objective] = {
     "o2": Objective(),
+    "autoencoder": Objective(transformed=0.0, ordinary=0.0, moving_floor=0.0, latent_floor=0.0),
     "paper": Objective(
         latent="affine",
         views="paper",
@@ -205,8 +213,9 @@ class TIObjective(nn.Module):
 
     image_mean: Tensor
     image_std: Tensor
+    decoder: Decoder
 
-    def __init__(self, ti: TIBackbone, decoder: nn.Module, objective: Objective, mean, std):
+    def __init__(self, ti: TIBackbone, decoder: Decoder, objective: Objective, mean, std):
         super().__init__()
         self.ti, self.decoder, self.objective = ti, decoder, objective
         self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -217,7 +226,7 @@ class TIObjective(nn.Module):
         return self.ti.latent_transformer
 
     def views(self, images: Tensor, u: Tensor) -> tuple[Plan, list[Tensor], list[Tensor]]:
-        """The plan, the views that the encoder sees, and what the decoder has to draw of them, at half resolution.
+        """The plan, the views that the encoder sees, and what the decoder has to draw of them, at its resolution.
 
         Args:
             images: (B, 3, S, S) in [0, 1]. u: (B, UNIFORMS) uniform numbers.
@@ -225,7 +234,7 @@ class TIObjective(nn.Module):
         w, plan = self.objective, PLANS[self.objective.views](u)
         clean = (images - self.image_mean) / self.image_std
         views = [view(g, clean, frame=w.frame) for g in plan.elements]
-        targets = [nn.functional.avg_pool2d(v, 2) for v in views]
+        targets = [nn.functional.adaptive_avg_pool2d(v, self.decoder.side) for v in views]
         if not w.colour:
             return plan, views, targets
         inputs = []
@@ -286,6 +295,6 @@ class TIObjective(nn.Module):
         return {"loss": loss, **terms, "gain": gain, "moving_share": share}
 
     def draw(self, features: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error per pixel of the decoded images against targets (B, 3, S / 2, S / 2)."""
+        """Mean squared error per pixel of the decoded images against targets (B, 3, side, side)."""
         drawn = self.decoder(features.to(memory_format=torch.channels_last) if features.ndim == 4 else features)
         return (drawn.float() - target).square().mean()

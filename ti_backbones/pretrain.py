@@ -30,7 +30,7 @@ from .distributed import World, fast_bf16, join, leave
 from .errors import InputError, first_line
 from .objective import UNIFORMS
 from .pretrain_config import PretrainConfig, refuse_other_run
-from .pretrain_setup import build, learning_rate, make_optimiser, open_images
+from .pretrain_setup import TEST_IMAGES, at_last_size, build, learning_rate, make_optimiser, open_images
 from .runlog import Log, TensorBoard
 
 __all__ = ["PretrainConfig", "pretrain"]
@@ -54,6 +54,13 @@ def pretrain(config: PretrainConfig) -> isomorphism.Certificate | None:
         return _Run(config, world).run()
     finally:
         leave()
+
+
+def smaller(images: Tensor, size: int) -> Tensor:
+    """Images (B, C, S, S) at a smaller side, antialiased; as they are at their own."""
+    if images.shape[-1] == size:
+        return images
+    return nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 class _Run:
@@ -211,6 +218,7 @@ class _Run:
         torch.manual_seed(generator(config.seed, 3, self.step, world.rank).initial_seed())
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.steps, config.lr, config.warmup)
+        size = config.size_at(self.step, self.steps)
         sums: dict[str, Tensor] = {}
         parts = list(zip(batch.chunk(config.accumulate), u.chunk(config.accumulate), strict=True))
         for i, (part, u_part) in enumerate(parts):
@@ -219,7 +227,7 @@ class _Run:
                 context = self.trained.no_sync()  # gradients meet once a step
             with context:
                 with self.autocast:
-                    images = part.to(world.device, non_blocking=True).float() / 255
+                    images = smaller(part.to(world.device, non_blocking=True).float() / 255, size)
                     terms = self.trained(images, u_part)
                 (terms["loss"] / len(parts)).backward()
             for key, value in terms.items():
@@ -245,7 +253,7 @@ class _Run:
         config, views = self.config, self.views
         print(
             f"pretraining {config.model} ({config.preset}) on {len(self.data.images)} images of {config.data},"
-            f" {config.size} px, {self.steps} steps, {views} views, {self.precision},"
+            f" {', '.join(map(str, config.sizes))} px, {self.steps} steps, {views} views, {self.precision},"
             f" {self.world.size} process{'es' if self.world.size > 1 else ''}"
             + (f", resumed at step {self.step}" if self.step else ""),
             flush=True,
@@ -290,6 +298,10 @@ class _Run:
         assert self.data.test is not None  # it is there on rank 0, which alone draws and certifies
         return self.data.test
 
+    def _some_images(self) -> Tensor:
+        """Training images, to fit a representation on."""
+        return next(read(self.data.images, [list(range(min(len(self.data.images), TEST_IMAGES)))]))
+
     def _draw(self) -> None:
         with self.autocast:
             png = pictures.view_grid(self.objective, self._test_images()[:8].float() / 255)
@@ -299,7 +311,14 @@ class _Run:
         """Certify and save the finished model."""
         config = self.config
         self._draw()
-        ti = cast(TIBackbone, self.objective.ti if self.ema is None else self.ema.module).eval()
+        ti = cast(TIBackbone, self.objective.ti if self.ema is None else self.ema.module)
+        ti = at_last_size(ti, config).eval()
+        if not config.objective.trains_transformer:
+            torch.manual_seed(config.seed)
+            with self.autocast:
+                ti.latent_transformer = isomorphism.represent(
+                    ti.encoder, self._some_images(), config.objective.frame, self.world.device
+                )
         with self.autocast:
             certificate = isomorphism.certify_backbone(
                 ti, self._test_images(), config.objective.frame, self.data.test_name
@@ -315,6 +334,7 @@ class _Run:
         config, views = self.config, self.views
         training = {"objective": asdict(config.objective), "preset": config.preset, "data": config.data}
         training |= {"images": len(self.data.images), "views": views, "size": config.size, "init": config.init}
+        training |= {"grow": config.grow} if config.grow else {}
         return {
             "training": training | {"seed": config.seed, "precision": self.precision},
             "certificate": certificate.summary() | {"data": self.data.test_name, "images": certificate.images},

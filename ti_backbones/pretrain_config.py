@@ -32,13 +32,16 @@ class PretrainConfig:
     """images of the certificate; embedded's test split, or a share kept out of training, if empty"""
     init: str = "random"
     """random, timm (timm's own pretrained weights), or a weights file or model folder"""
-    preset: Literal["o2", "paper"] = "o2"
+    preset: Literal["o2", "autoencoder", "paper"] = "o2"
     """where the objective starts from; its options follow below"""
     objective: Objective = field(default_factory=Objective)
     rank: int = 0
     """rank of the latent transformer; 0: min(256, D / 2) for o2, 128 for affine"""
     size: int = 96
     """side of the images, pixels, a multiple of 32"""
+    grow: str = ""
+    """smaller sides that the run begins with, each with its share of the steps, such as 64:0.5,96:0.3; `size` has the
+    rest"""
     epochs: int = 100
     """passes over the images"""
     batch: int = 64
@@ -82,6 +85,7 @@ class PretrainConfig:
         check_choices(self.objective, "--objective.")
         rules: list[Rule] = [
             ("size", self.size >= 32 and self.size % 32 == 0, "a multiple of 32"),
+            ("grow", self._grows(), f"rising multiples of 32 below {self.size}, with shares that leave some to it"),
             ("rank", self.rank >= 0, "0 or more"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch", self.batch >= 2, "at least 2"),
@@ -104,6 +108,30 @@ class PretrainConfig:
         limits = {"colour": (1.0, "from 0 to 1")}
         within = ((k, v, *limits.get(k, (1e6, "0 or more, and finite"))) for k, v in weights.items())
         check_options(self.objective, ((k, 0 <= v <= high, wanted) for k, v, high, wanted in within), "--objective.")
+
+    @property
+    def sizes(self) -> dict[int, float]:
+        """Side of the images -> the share of the run's steps at which it ends, in order."""
+        ends, end = {}, 0.0
+        for part in filter(None, self.grow.split(",")):
+            side, _, share = part.partition(":")
+            end += float(share)
+            ends[int(side)] = end
+        return ends | {self.size: 1.0}
+
+    def _grows(self) -> bool:
+        """Whether `grow` is what it should be."""
+        try:
+            sides, ends = list(self.sizes), list(self.sizes.values())
+        except ValueError:
+            return False
+        parts = len([*filter(None, self.grow.split(","))])
+        rising = sides == sorted(sides) and ends == sorted(ends) and len(set(ends)) == len(ends) == parts + 1
+        return rising and ends[0] > 0 and all(side >= 32 and side % 32 == 0 for side in sides)
+
+    def size_at(self, step: int, steps: int) -> int:
+        """Side of the images in a step that counts from 0."""
+        return next(side for side, end in self.sizes.items() if step < round(end * steps) or end == 1.0)
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resumed run must agree with, as plain JSON values."""

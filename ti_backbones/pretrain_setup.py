@@ -17,7 +17,7 @@ from .data import ImageSet, LoadedImages, load_all, open_data
 from .data.broken import Tally
 from .data.images import Selection
 from .data.order import generator
-from .decoder import MapDecoder, PooledDecoder
+from .decoder import Decoder, MapDecoder, PooledDecoder
 from .errors import InputError, first_line
 from .objective import TIObjective
 from .pretrain_config import PretrainConfig
@@ -88,7 +88,9 @@ def build(config: PretrainConfig) -> TIObjective:
     Raises:
         InputError: for a model, weights, rank or size that do not go together.
     """
-    options: dict[str, Any] = {"img_size": config.size} if has_fixed_size(config.model) else {}
+    options: dict[str, Any] = {}
+    if has_fixed_size(config.model):
+        options = {"img_size": config.size} | ({"dynamic_img_size": True} if config.grow else {})
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
     encoder = create_encoder(_encoder_name(config), pretrained=config.init == "timm", **options)
@@ -104,12 +106,22 @@ def build(config: PretrainConfig) -> TIObjective:
     except ValueError as e:
         raise InputError(f"--rank is {config.rank}: {e}") from e
     z, feature_map = _try_encoder(ti, config)
+    side = min(config.sizes) // 2
     if config.objective.decode == "pooled":
-        decoder: nn.Module = PooledDecoder(z.shape[1], config.size)
+        decoder: Decoder = PooledDecoder(z.shape[1], side)
     else:
-        decoder = MapDecoder(feature_map.shape[1], config.size)
+        decoder = MapDecoder(feature_map.shape[1], side)
     cfg = cast(dict[str, Any], encoder.pretrained_cfg)
     return TIObjective(ti, decoder, config.objective, cfg["mean"], cfg["std"])
+
+
+def at_last_size(ti: TIBackbone, config: PretrainConfig) -> TIBackbone:
+    """The backbone as it is saved: an encoder that had to take several sizes becomes the plain one of the last."""
+    if not config.grow or not has_fixed_size(config.model):
+        return ti
+    encoder = create_encoder(_encoder_name(config), img_size=config.size)
+    encoder.load_state_dict(ti.encoder.state_dict())
+    return TIBackbone(encoder.to(next(ti.parameters()).device), ti.latent_transformer)
 
 
 def _encoder_name(config: PretrainConfig) -> str:

@@ -189,14 +189,9 @@ class Pretraining:
         ti, frame, device = self.ti.eval(), self.options.objective.frame, self.machine.device
         if not self.method.trains_transformer:
             images = next(iter(self.hands.batches([list(range(min(len(self.hands), FITTED_ON)))])))["image"]
-            mean, std = isomorphism.normalisation(ti.encoder)
-            elements = isomorphism.grid(12)
-            with self.machine.autocast:
-                latents = isomorphism.orbit_latents(
-                    ti, images, elements, frame, mean, std, desc="training latents", device=device
-                )
             torch.manual_seed(self.options.seed)
-            ti.latent_transformer = isomorphism.fit_representation(latents).to(device)
+            with self.machine.autocast:
+                ti.latent_transformer = isomorphism.represent(ti.encoder, images, frame, device)
         with self.machine.autocast:
             certificate = isomorphism.certify_backbone(ti, held_out, frame, "validation images")
         training = {"method": self.name, "frame": frame, "size": self.options.size, "seed": self.options.seed, **record}

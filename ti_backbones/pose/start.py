@@ -12,7 +12,6 @@ from torch import nn
 from .. import isomorphism
 from ..backbone import (
     TRANSFORMER_FILE,
-    encode,
     find_folder,
     latent_width,
     load_strictly,
@@ -85,15 +84,4 @@ def needs_transformer(recipe: Recipe) -> bool:
 def fit_transformer(encoder: nn.Module, train: Hands, frame: Frame, device: torch.device) -> LatentTransformer:
     """A representation fitted to the latents of an encoder that was trained without one."""
     images = next(iter(train.batches([list(range(min(len(train), FITTED_ON)))])))["image"]
-    mean, std = isomorphism.normalisation(encoder)
-    latents = isomorphism.orbit_latents(
-        lambda x: encode(encoder, x)[0],
-        images,
-        isomorphism.grid(12),
-        cast(ViewFrame, "disc" if frame == "full" else frame),
-        mean,
-        std,
-        desc="latents to fit a representation",
-        device=device,
-    )
-    return isomorphism.fit_representation(latents)
+    return isomorphism.represent(encoder, images, cast(ViewFrame, "disc" if frame == "full" else frame), device)
