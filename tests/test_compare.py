@@ -21,6 +21,7 @@ from ti_backbones.compare.methods import METHODS
 from ti_backbones.compare.pretraining import Diverged, Machine, Pretraining
 from ti_backbones.compare.report import epochs_to, summarise
 from ti_backbones.data.order import uniforms
+from ti_backbones.errors import InputError
 from ti_backbones.pose.augment import place
 from ti_backbones.pose.recipe import Recipe
 from ti_backbones.pose.training import score
@@ -288,6 +289,30 @@ def test_given_weights_are_a_row_of_their_own_and_every_pretrainings_start(hands
     before = comparing.compare(first).rows[0]["finetuning"]["100 %"]["curve"]
     assert start == before, "the start is the given weights, fine-tuned directly"
     assert start != report.rows[0]["finetuning"]["100 %"]["curve"]
+
+
+def test_a_given_model_has_the_cells_that_its_own_pretraining_had(hands: Path, tmp_path: Path):
+    few = {"labels": "1", "label_seeds": "1"}
+    comparing.compare(config_for(hands, tmp_path / "first", methods="ti-o2", **few))
+    folder = tmp_path / "first" / "pretrained" / "ti-o2-0"
+    given = config_for(hands, tmp_path / "next", methods="scratch", own_head="", given=f"mine={folder}", **few)
+    report = comparing.compare(given)
+    assert [row["name"] for row in report.rows] == ["scratch", "mine"]
+    assert "56 encoder views" in report.title
+    first, second = (cells_of(tmp_path / name) for name in ("first", "next"))
+    for cell in ("p0-probe-1-0", "p0-finetuning-1-0"):
+        assert second[f"mine-{cell}"] | {"method": ""} == first[f"ti-o2-{cell}"] | {"method": ""}
+    certificates = [second["mine-p0-pretraining"]["certificate"], first["ti-o2-p0-pretraining"]["certificate"]]
+    assert certificates[0] == pytest.approx(certificates[1], rel=1e-4)
+    assert second["mine-p0-pretraining"]["views"] == 56
+
+    probed = comparing.compare(replace(given, out=tmp_path / "probes", labels="", label_seeds=""))
+    assert probed.rows[1]["probe"] == report.rows[1]["probe"]
+    assert probed.rows[1]["finetuning"] == {}
+    assert probed.table()
+    other = tmp_path / "next" / "pretrained" / "scratch-0"
+    with pytest.raises(InputError, match="holds cells of another --given mine"):
+        comparing.compare(replace(given, given=f"mine={other}"))
 
 
 # --- The report ------------------------------------------------------------------------------------------------------

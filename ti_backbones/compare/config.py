@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,18 @@ from .methods import METHODS, START
 
 # these add cells to a comparison, or only say how it is computed; everything else decides what its cells hold
 MAY_CHANGE = {
-    *("out", "methods", "own_head", "labels", "seeds", "label_seeds", "pretraining_seeds", "best", "best_seeds"),
+    *(
+        "out",
+        "methods",
+        "given",
+        "own_head",
+        "labels",
+        "seeds",
+        "label_seeds",
+        "pretraining_seeds",
+        "best",
+        "best_seeds",
+    ),
     *("device", "workers", "cache_gb", "checkpoint_minutes"),
 }
 ALL = "scratch,autoencoder,autoencoder-pooled,simclr,peclr,ti-paper,ti-o2"
@@ -32,7 +44,7 @@ class CompareConfig:
 
     out: Path
     """folder of the comparison: cells/, pretrained/, report.json, table.md, figures"""
-    budget_views: int
+    budget_views: int = 0
     """images that the encoder sees in each pretraining, counting every view"""
     data: str = "embedded"
     """labelled images; pretraining does not look at the labels"""
@@ -40,6 +52,8 @@ class CompareConfig:
     """labelled images for test; if empty, embedded's test split, or other subjects of `data`, held out"""
     methods: str = ALL
     """what to compare, by comma; `--init` adds the row start"""
+    given: str = ""
+    """model folders or published ti_* names that are fine-tuned beside these, by comma, such as ours=runs/a,theirs=b"""
     own_head: str = "ti-o2"
     """methods among these that are fine-tuned also with the equivariant head (on images and latents that turn) and with
     latent augmentation in the place of the images', by comma; one without a latent transformer of kind o2 gets a
@@ -58,7 +72,7 @@ class CompareConfig:
     trial_views: int = 20_000
     """encoder views of each of these trials"""
     labels: str = "0.01,0.1,1"
-    """shares of the training labels to fine-tune on, by comma"""
+    """shares of the training labels to fine-tune on, by comma; if empty, linear probes alone"""
     seeds: int = 3
     """fine-tunings of each share, each with labels drawn anew"""
     label_seeds: str = ""
@@ -101,10 +115,11 @@ class CompareConfig:
         known = ", ".join(m for m in METHODS if m != START)
         for option, names in (("methods", by_comma(self.methods)), ("own-head", by_comma(self.own_head))):
             for name in names:
-                if name not in METHODS or (name == START and option == "methods"):
+                if name not in {*METHODS, *self.given_models} or (name == START and option == "methods"):
                     raise InputError(f"--{option} has the unknown method '{name}': it must be of {known}")
         if not by_comma(self.methods):
             raise InputError(f"--methods names none: it must be of {known}")
+        trains = any(METHODS[m].views for m in self.method_names)
         step = math.lcm(*(METHODS[m].views or 1 for m in self.method_names))
         rules: list[Rule] = [
             (
@@ -112,7 +127,11 @@ class CompareConfig:
                 self.batch_views >= 2 * step and self.batch_views % step == 0,
                 f"a multiple of {step}, at least {2 * step}",
             ),
-            ("budget_views", self.budget_views >= self.batch_views, f"at least one step, {self.batch_views} views"),
+            (
+                "budget_views",
+                self.budget_views >= self.batch_views or not trains,
+                f"at least one step, {self.batch_views} views",
+            ),
             ("trial_views", self.trial_views >= self.batch_views, f"at least one step, {self.batch_views} views"),
             ("seeds", self.seeds >= 1, "at least 1"),
             ("pretraining_seeds", self.pretraining_seeds >= 1, "at least 1"),
@@ -137,6 +156,21 @@ class CompareConfig:
         return [START, *chosen] if self.init != "random" else chosen
 
     @property
+    def given_models(self) -> dict[str, str]:
+        """Row's name -> model, of those that are given.
+
+        Raises:
+            InputError: for a name that cannot be, or no model.
+        """
+        given: dict[str, str] = {}
+        for part in by_comma(self.given):
+            name, _, model = part.partition("=")
+            if not re.fullmatch(r"[\w.-]+", name) or not model or name in {*METHODS, *given}:
+                raise InputError(f"--given has '{part}': it must be name=folder, with a name that no other row has")
+            given[name] = model
+        return given
+
+    @property
     def shares(self) -> dict[float, int]:
         """Share of the labels -> how many fine-tunings.
 
@@ -150,9 +184,9 @@ class CompareConfig:
             raise InputError(
                 f"--labels is '{self.labels}' and --label-seeds '{self.label_seeds}': they must be numbers, by comma"
             ) from e
-        if not shares or not all(0 < s <= 1 for s in shares):
+        if not all(0 < s <= 1 for s in shares):
             raise InputError(f"--labels is '{self.labels}': shares must be above 0 and at most 1")
-        if len(seeds) != len(shares) or min(seeds) < 1:
+        if len(seeds) != len(shares) or min(seeds, default=1) < 1:
             raise InputError(f"--label-seeds is '{self.label_seeds}': it must be a number above 0 for each of --labels")
         return dict(zip(shares, seeds, strict=True))
 

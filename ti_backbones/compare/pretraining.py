@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import checkpoint, isomorphism
-from ..backbone import TIBackbone
+from ..backbone import TIBackbone, find_folder
 from ..data.order import StepSampler, generator, uniforms
 from ..errors import InputError, first_line
 from ..isomorphism import Certificate
@@ -205,5 +205,7 @@ class Pretraining:
 
 
 def saved_model(config: CompareConfig, name: str, seed: int) -> Path:
-    """The model folder of a finished pretraining."""
+    """The model folder of a finished pretraining, or of a given model."""
+    if name in config.given_models:
+        return find_folder(config.given_models[name])
     return config.pretraining(name, seed).out

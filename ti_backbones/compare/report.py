@@ -49,7 +49,8 @@ class Report:
             line += [f"{certificate['gain']:.2f}", f"{certificate['moving_share']:.2f}"] if certificate else ["", ""]
             hours, trials = row["hours"], len(row["trials"])
             line += ["" if row["lr"] is None else f"{row['lr']:g}" + (f" ({trials})" if trials else "")]
-            line += [str(row["validations"]), f"{hours['pretraining']:.2f}, {hours['finetuning']:.2f}"]
+            pretraining = "given" if row["given"] else f"{hours['pretraining']:.2f}"
+            line += [str(row["validations"]), f"{pretraining}, {hours['finetuning']:.2f}"]
             lines.append(line)
         notes = (
             "MPJPE and PA-MPJPE (proper) on test, mm, mean ± standard deviation over seeds; angle spread: the same"
@@ -87,13 +88,18 @@ class Report:
         fig.savefig(path, dpi=120)
 
 
-def write_report(out: Path, cells: Sequence[Cell], how: str, budget: int) -> Report:
+def write_report(out: Path, cells: Sequence[Cell], how: str) -> Report:
     """Write report.json, table.md and, with matplotlib, curves.png and bars.png.
 
     Args:
-        cells: all that are done. how: what the sets are. budget: encoder views of a pretraining.
+        cells: all that are done. how: what the sets are.
     """
-    report = summarise(cells, f"{budget} encoder views a pretraining; {how}")
+    views = {c["method"]: c["views"] for c in cells if c["stage"] == "pretraining" and c["views"]}
+    if len(set(views.values())) == 1:
+        said = f"{next(iter(views.values()))} encoder views a pretraining; "
+    else:
+        said = "".join(f"{name}: {n} encoder views; " for name, n in views.items())
+    report = summarise(cells, said + how)
     checkpoint.write_atomically(out / "report.json", report.to_json().encode())
     checkpoint.write_atomically(out / "table.md", f"{report.table(markdown=True)}\n".encode())
     if _shares(report.rows):
@@ -107,6 +113,7 @@ def write_report(out: Path, cells: Sequence[Cell], how: str, budget: int) -> Rep
 def summarise(cells: Sequence[Cell], title: str = "") -> Report:
     """The report of cells, in the order of the methods."""
     order = list(METHODS)
+    order += sorted({c["method"] for c in cells} - {*order})  # given models
     names = {(order.index(c["method"]), c["method"], c.get("variant", "")) for c in cells}
     rows = [_row(method, variant, cells) for _, method, variant in sorted(names)]
     targets = {s: of["curve"]["mpjpe"][-1] for r in rows if r["name"] == TARGET for s, of in r["finetuning"].items()}
@@ -129,6 +136,7 @@ def _row(method: str, variant: str, cells: Sequence[Cell]) -> dict[str, Any]:
         "name": f"{method}, {variant}" if variant else method,
         "views": max((c["views"] for c in pretrained), default=0),
         "lr": pretrained[0]["lr"] if any(c["views"] for c in pretrained) else None,
+        "given": [c["given"] for c in pretrained if "given" in c],
         "trials": [{k: c[k] for k in ("lr", "validation")} for c in trials],
         "probe": _errors(probes) if probes else None,
         "finetuning": {

@@ -19,16 +19,19 @@ import timm
 import torch
 from tqdm import tqdm
 
-from .. import checkpoint
+from .. import checkpoint, isomorphism
+from ..backbone import TIBackbone, find_folder, read_config
 from ..data import open_data
 from ..data.images import Samples, Selection
 from ..data.order import generator
 from ..distributed import fast_bf16, find_device
+from ..download import sha256
 from ..errors import InputError
 from ..pose.data import label_subset, load, open_hands, split_validation
 from ..pose.training import score
 from ..pretrain_config import refuse_other_run
 from ..pretrain_setup import HELD_OUT, TEST_IMAGES
+from ..published import WEIGHTS_FILE
 from . import finetuning
 from .config import VARIANTS, CompareConfig, by_comma
 from .finetuning import Sets
@@ -66,6 +69,7 @@ def compare(config: CompareConfig) -> Report:
         refuse_other_run(config.out, theirs["config"], fingerprint)
     for name in config.method_names:
         trained_module(METHODS[name], config.pretraining(name, 0))  # or it says what does not fit
+    _check_given(config)
     sets = open_sets(config)
     if theirs is not None:
         refuse_other_run(config.out, theirs, {"split": sets.how})
@@ -115,6 +119,18 @@ def _at_most(samples: Selection, limit: int) -> Selection:
     return Selection(samples, np.sort(chosen.numpy()))
 
 
+def _check_given(config: CompareConfig) -> None:
+    """Raises InputError for a given model of another architecture, or another one than its cells are of."""
+    for name, model in config.given_models.items():
+        folder = find_folder(model)
+        found, wanted = read_config(folder)["architecture"], config.model.removeprefix("ti_").partition(".")[0]
+        if found != wanted:
+            raise InputError(f"--given {name} is a {found}, where --model is {wanted}: compare like with like")
+        path = config.out / "cells" / f"{name}-p0-pretraining.json"
+        if path.exists() and _read(path)["given"] != sha256(folder / WEIGHTS_FILE):
+            raise InputError(f"'{config.out}' holds cells of another --given {name}: give it another name")
+
+
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
@@ -130,6 +146,7 @@ class _Comparison:
     def run(self) -> Report:
         config, names = self.config, self.config.method_names
         done = [(name, seed) for seed in range(config.pretraining_seeds) for name in names]
+        done += [(name, 0) for name in config.given_models]
         for name, seed in tqdm(done, "comparing", unit="method"):
             self.method(name, seed)
         more = [(name, seed) for name in self.best() for seed in range(config.pretraining_seeds, config.best_seeds)]
@@ -140,7 +157,8 @@ class _Comparison:
     def method(self, name: str, seed: int) -> None:
         """One pretraining, and everything that follows from it."""
         config = self.config
-        self.cell(f"{name}-p{seed}-pretraining", lambda: self.pretrain(name, seed))
+        make = self.describe if name in config.given_models else self.pretrain
+        self.cell(f"{name}-p{seed}-pretraining", lambda: make(name, seed))
         recipes = {"": config.recipe}
         if name in by_comma(config.own_head):
             recipes |= {v: finetuning.variant_recipe(config.recipe, v) for v in VARIANTS}
@@ -196,6 +214,19 @@ class _Comparison:
         about = {"stage": "pretraining", "method": name, "pretraining_seed": seed, "precision": self.precision}
         return about | record | {"certificate": certificate.summary()}
 
+    def describe(self, name: str, seed: int) -> Cell:
+        """The pretraining of a given model, as far as it is recorded, and its certificate on our images."""
+        ti = TIBackbone.from_pretrained(self.config.given_models[name]).to(self.machine.device)
+        training = ti.metadata.get("training", {})
+        frame = training.get("objective", {}).get("frame", finetuning.FRAME)
+        images = self.sets.validation.tensors["image"][:TEST_IMAGES]
+        with self.machine.autocast:
+            certificate = isomorphism.certify_backbone(ti, images, frame, "validation images")
+        about = {"stage": "pretraining", "method": name, "pretraining_seed": seed, "precision": self.precision}
+        digest = sha256(find_folder(self.config.given_models[name]) / WEIGHTS_FILE)
+        about |= {"given": digest, "views": training.get("views", 0), "lr": None, "seconds": 0.0}
+        return about | {"certificate": certificate.summary()}
+
     def finetune(self, name, seed, stage, variant, recipe, share, label_seed) -> Cell:
         about = {"stage": stage, "method": name, "variant": variant, "pretraining_seed": seed}
         about |= {"labels": share, "seed": label_seed, "precision": self.precision}
@@ -225,4 +256,4 @@ class _Comparison:
 
     def report(self) -> Report:
         """Write the report of all cells that are there."""
-        return write_report(self.config.out, self.cells(), self.sets.how, self.config.budget_views)
+        return write_report(self.config.out, self.cells(), self.sets.how)
