@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from .download import explain, hub_id, sha256, why_unreachable
 from .errors import InputError, first_line
-from .model_folder import CARD_FILE, EVALUATION, LOADED, TOP, PublicFolder, read_model_folder
+from .model_folder import CARD_FILE, COMPARISON, EVALUATION, LOADED, TOP, PublicFolder, read_model_folder
 from .published import PublishedWeights
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-OURS = {*TOP, *EVALUATION} - {CARD_FILE}  # what an earlier publication may have left on the Hub
+OURS = {*TOP, *EVALUATION, *COMPARISON} - {CARD_FILE}  # what an earlier publication may have left on the Hub
 
 
 @dataclass

@@ -34,13 +34,16 @@ class Recipe:
     Attributes:
         license: of the weights, as the Hub spells it, such as "apache-2.0" or "cc-by-nc-4.0".
         commands: what was run, one line each.
-        data: what it was trained on, in words, with the licences.
+        data: what it was trained on, in words, with the licences. test_data: what it is certified on, in words.
+        photos: what the real photographs are, in words, with the licence.
         time: how long it took, and on what. notes: anything else.
     """
 
     license: str
     commands: list[str] = field(default_factory=list)
     data: str = ""
+    test_data: str = ""
+    photos: str = ""
     time: str = ""
     notes: str = ""
 
@@ -53,7 +56,9 @@ class Measured:
         name: "ti_<arch>" or "ti_<arch>.<tag>". source: "hf-hub:org/name", or the folder.
         license: of the weights; "" if not stated.
         recipe: how it was made.
-        certificate: certificate.json. results: evaluation folder -> its results.json. files: what the folder holds.
+        certificate: certificate.json. photos: the same on real photographs. comparison: report.json of `compare`.
+        speed: rows of the benchmark of inference. last: the last record of the training's log.
+        results: evaluation folder -> its results.json. files: what the folder holds.
     """
 
     name: str = ""
@@ -61,6 +66,10 @@ class Measured:
     license: str = ""
     recipe: Recipe | None = None
     certificate: dict[str, Any] = field(default_factory=dict)
+    photos: dict[str, Any] = field(default_factory=dict)
+    comparison: dict[str, Any] = field(default_factory=dict)
+    speed: list[dict[str, Any]] = field(default_factory=list)
+    last: dict[str, Any] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: tuple[str, ...] = ()
 
@@ -89,8 +98,11 @@ def card(architecture: str, ours: dict[str, Any], measured: Measured | None = No
         " pooled latent as a horizontal flip or an in-plane rotation moves the image: T_g z(x) ≈ z(g·x).",
         *_usage(measured.source),
         *_certificate(certificate, measured.files),
+        *_photos(measured),
+        *_comparison(measured),
         *_pose(measured),
-        *_making(ours, measured.recipe),
+        *_speed(measured.speed),
+        *_making(ours, measured),
         "## Intended use",
         "Features for hand pose regression, and for other regression problems on which flips and in-plane rotations"
         " act. Not for recognising or identifying anybody, and not for decisions about people.",
@@ -165,7 +177,49 @@ def _certificate(certificate: dict[str, Any], files: tuple[str, ...]) -> list[st
     said = f"Measured on {certificate.get('images', 'some')} held-out images of `{data}`{frame}, over angles and flips."
     lines = ["## Certificate", said, "\n".join(["| metric | value | definition |", "|---|---|---|", *rows])]
     lines += ["![error by angle and flip](certificate.png)"] if "certificate.png" in files else []
-    return lines + ([SYNTHETIC] if "embedded" in data else [])
+    return lines + ([SYNTHETIC] if _synthetic(data) else [])
+
+
+def _synthetic(data: str) -> bool:
+    return "embedded" in data or "synthetic" in data
+
+
+def _photos(measured: Measured) -> list[str]:
+    """What of the certificate holds on real photographs."""
+    of = measured.photos
+    if not of:
+        return []
+    what = measured.recipe.photos if measured.recipe and measured.recipe.photos else of.get("data") or "unrecorded"
+    return [
+        "## Real photographs",
+        f"The same measurement on {of['images']} real photographs ({what}): gain {of['gain']:.2f}, moving share"
+        f" {of['moving_share']:.2f}, worst angle {of['worst_angle_ratio']:.2f} times the mean.",
+    ]
+
+
+def _comparison(measured: Measured) -> list[str]:
+    """What the model is worth to pose, beside its rivals."""
+    if not measured.comparison:
+        return []
+    from .compare.report import Report
+
+    table = Report(measured.comparison["title"], measured.comparison["rows"]).table(markdown=True)
+    figures = {"bars.png": "PA-MPJPE by pretraining", "curves.png": "validation error by epoch"}
+    there = [f"![{said}](comparison/{f})" for f, said in figures.items() if f"comparison/{f}" in measured.files]
+    synthetic = [SYNTHETIC] if _synthetic(measured.comparison["title"]) else []
+    return ["## Hand pose from few labels", table, *there, *synthetic]
+
+
+def _speed(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    said = "A `ti_*` model is the plain timm model: seconds of paired runs of the two, as ratios."
+    lines = ["| what | against | ratio | of pairs |", "|---|---|---|---|"]
+    lines += [
+        f"| {r['what']} | {r['against']} | {r['ratio']:.3f} | {r['spread'][0]:.3f} to {r['spread'][1]:.3f} |"
+        for r in rows
+    ]
+    return ["## Speed", said, "\n".join(lines)]
 
 
 def _pose(measured: Measured) -> list[str]:
@@ -180,12 +234,12 @@ def _pose(measured: Measured) -> list[str]:
         lines.append(f"On {result['hands']} hands of `{result['data']}`, {result['joints']} joints{left_out}:")
         lines.append("\n".join(["| metric | value | definition |", "|---|---|---|", *rows]))
         lines += [f"![PCK curves]({folder}/pck.png)"] if f"{folder}/pck.png" in measured.files else []
-        lines += [SYNTHETIC] if "embedded" in result["data"] else []
+        lines += [SYNTHETIC] if _synthetic(result["data"]) else []
     return lines
 
 
-def _making(ours: dict[str, Any], recipe: Recipe | None) -> list[str]:
-    lines = []
+def _making(ours: dict[str, Any], measured: Measured) -> list[str]:
+    lines, recipe = [], measured.recipe
     if recipe is not None:
         lines += ["## Recipe"]
         lines += ["```bash\n" + "\n".join(recipe.commands) + "\n```"] if recipe.commands else []
@@ -193,4 +247,7 @@ def _making(ours: dict[str, Any], recipe: Recipe | None) -> list[str]:
             lines += [f"{label}: {text}"] if text else []
     if ours.get("training"):
         lines += ["## Training", "```json\n" + json.dumps(ours["training"], indent=2) + "\n```"]
+    if measured.last:
+        terms = ", ".join(f"{k} {v:.3g}" for k, v in measured.last.items() if isinstance(v, float | int))
+        lines += [f"The last step in its log (`log.jsonl`): {terms}."]
     return lines

@@ -22,9 +22,12 @@ from .published import WEIGHTS_FILE
 
 RECIPE_FILE = "recipe.toml"
 WEIGHTS = (WEIGHTS_FILE, TRANSFORMER_FILE, "pose_head.safetensors")
-JSON = (CONFIG_FILE, "certificate.json", "pose.json", "results.json")
+JSON = (CONFIG_FILE, "certificate.json", "photos.json", "pose.json", "results.json", "report.json", "speed.json")
 EVALUATION = ("results.json", "pck.png")  # of each folder evaluation*
-TOP = (*WEIGHTS, CONFIG_FILE, "certificate.json", "certificate.png", "pose.json", RECIPE_FILE, CARD_FILE)
+COMPARISON = ("report.json", "bars.png", "curves.png")  # of the folder comparison
+LOG_FILE = "log.jsonl"
+MEASURED = ("certificate.json", "certificate.png", "photos.json", "speed.json", LOG_FILE, "pose.json")
+TOP = (*WEIGHTS, CONFIG_FILE, *MEASURED, RECIPE_FILE, CARD_FILE)
 LOADED = (CONFIG_FILE, WEIGHTS_FILE, TRANSFORMER_FILE)
 # what training and evaluating leave beside a model, and is not published: pictures of hands belong to their sets
 LEFT_OUT = ("training", "validation.json", "validation.png", ".cache", ".gitattributes")
@@ -71,7 +74,8 @@ def read_model_folder(
     if config["architecture"].startswith("ti_") or "num_classes" in config.get("model_args", {}):
         raise InputError(f"'{folder / CONFIG_FILE}' does not load without this package: save the model again")
     TIBackbone.from_pretrained(folder)  # whole, and of one architecture
-    recipe = _recipe(recipe_file or paths.get(RECIPE_FILE))
+    path = recipe_file or paths.get(RECIPE_FILE)
+    recipe = read_recipe(path) if path else None
     license = license or (recipe.license if recipe else "")
     if not license:
         raise InputError(f"the licence of the weights in '{folder}' is not stated: add --license, or a {RECIPE_FILE}")
@@ -86,6 +90,10 @@ def read_model_folder(
         license=license,
         recipe=recipe,
         certificate=_parsed(files, "certificate.json"),
+        photos=_parsed(files, "photos.json"),
+        comparison=_parsed(files, "comparison/report.json"),
+        speed=_parsed(files, "speed.json").get("rows", []),
+        last=_last(paths.get(LOG_FILE)),
         results={str(Path(f).parent): _parsed(files, f) for f in files if f.endswith("/results.json")},
         files=tuple(files),
     )
@@ -109,19 +117,24 @@ def _list(folder: Path) -> tuple[dict[str, Path], list[str]]:
         top, _, rest = name.partition("/")
         if any(part in LEFT_OUT for part in name.split("/")):
             left_out += [name] if path.name in LEFT_OUT else []
-        elif path.is_dir() and not rest and top.startswith("evaluation"):
+        elif path.is_dir() and not rest and _inside(top):
             continue
-        elif top.startswith("evaluation") and rest not in ("", *EVALUATION):
+        elif _inside(top) and rest not in ("", *_inside(top)):
             left_out.append(name)
         elif path.suffix in PICKLES:
             raise InputError(f"'{path}' may run code when it is loaded: publish safetensors only, and move it away")
-        elif name in TOP or (rest and top.startswith("evaluation")):
+        elif name in TOP or (rest and _inside(top)):
             paths[name] = path
         else:
             raise InputError(f"'{path}' does not belong into a published model: move it away")
     for name, path in paths.items():
         _check_content(name, path)
     return paths, left_out
+
+
+def _inside(folder: str) -> tuple[str, ...]:
+    """What is published of a folder inside the model's."""
+    return EVALUATION if folder.startswith("evaluation") else COMPARISON if folder == "comparison" else ()
 
 
 def _check_content(name: str, path: Path) -> None:
@@ -141,14 +154,12 @@ def _check_content(name: str, path: Path) -> None:
         raise InputError(f"'{path}' is not what its name says ({problem}): make {name} again, and publish no pickle")
 
 
-def _recipe(path: Path | None) -> Recipe | None:
+def read_recipe(path: Path) -> Recipe:
     """A recipe.toml.
 
     Raises:
         InputError: if it cannot be read, names no licence, or says something that no recipe says.
     """
-    if path is None:
-        return None
     known = [f.name for f in fields(Recipe)]
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -199,6 +210,14 @@ def _refuse_paths(folder: Path, file: str, content: bytes) -> None:
     found = next((p for p in private if len(p) > 3 and p in content.decode(errors="replace")), None)
     if found:
         raise InputError(f"'{file}' of '{folder}' names the local path '{found}': take it out")
+
+
+def _last(log: Path | None) -> dict[str, Any]:
+    """The last record of a training's log."""
+    try:
+        return json.loads(log.read_text().splitlines()[-1]) if log else {}
+    except (IndexError, ValueError) as e:
+        raise InputError(f"'{log}' is no log ({first_line(e)}): take that of the training") from e
 
 
 def _parsed(files: dict[str, bytes | Path], name: str) -> dict[str, Any]:

@@ -59,6 +59,7 @@ HEAD = ("", "what", "against", "ratio", "of pairs", "must reach", "met?")
 def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", help=f"rows to measure, by comma: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--model", default="resnet50", help="architecture of inference (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=5, help="paired runs of each row")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: its own choice")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -72,6 +73,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in options.only:
         if name not in BENCHMARKS:
             parser.error(f"--only has '{name}': it takes {', '.join(BENCHMARKS)}")
+    if f"ti_{options.model}" not in timm.list_models():
+        parser.error(f"--model is '{options.model}': it must be a timm architecture that has a ti_ name")
     for name, least in (("pairs", 1), ("threads", 0), ("gain_minutes", 0)):
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}: it must be {least} or more")
@@ -128,7 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in tqdm(options.only, desc="benchmarks", unit="benchmark"):
             # each has a folder of its own: the next one must not find its files
-            settings = Settings(options.pairs, device, options.quick, Path(folder) / name)
+            settings = Settings(options.pairs, device, options.quick, Path(folder) / name, options.model)
             settings.folder.mkdir()
             measured = BENCHMARKS[name]
             if name == "gain":

@@ -24,7 +24,7 @@ import ti_backbones  # noqa: F401  (registers the names)
 
 def inference(settings: Settings) -> Iterator[Row]:
     """Forward passes in eval mode: eager, compiled, and in ONNX Runtime."""
-    model, batch, size = ("test_resnet", 2, 64) if settings.quick else ("resnet50", 8, 224)
+    model, batch, size = ("test_resnet", 2, 64) if settings.quick else (settings.model, 8, 224)
     x = torch.rand(batch, 3, size, size)
     options: list[dict[str, Any]] = [{"model_name": f"ti_{model}"}, *[{"model_name": model, "num_classes": 0}] * 2]
     models = [timm.create_model(**o).eval() for o in options]

@@ -27,12 +27,15 @@ IMAGES = 72  # of the embedded test set, in `Settings.images`
 
 @dataclass
 class Settings:
-    """How to measure. quick: tiny sizes, which prove that it runs. folder: for files, emptied at the end."""
+    """How to measure. quick: tiny sizes, which prove that it runs. folder: for files, emptied at the end.
+    model: of inference.
+    """
 
     pairs: int
     device: torch.device
     quick: bool
     folder: Path
+    model: str = "resnet50"
 
     @cached_property
     def bf16(self) -> bool:

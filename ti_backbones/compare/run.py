@@ -94,7 +94,7 @@ def open_sets(config: CompareConfig) -> Sets:
     samples, held, by = split_validation(samples, config.val_share, SPLIT_SEED)
     held = _at_most(held, config.val_limit)
     hands = open_hands(samples, config.size, config.cache_gb, config.workers)
-    need = max(config.pretraining(name, 0).batch for name in config.method_names)
+    need = max((config.pretraining(name, 0).batch for name in config.method_names if METHODS[name].views), default=0)
     if len(hands) < need:
         raise InputError(
             f"--batch-views {config.batch_views} needs {need} images a step, and there are {len(hands)}: lower it"

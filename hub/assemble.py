@@ -1,0 +1,129 @@
+"""`python -m hub.assemble NAME`: a finished training, in half precision, with its proof, as a folder of hub/models.
+
+Everything that the card says is measured on what is stored there, or copied from what the recipe's other commands
+measured. It is the last command of every recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ti_backbones.backbone import CARD_FILE, TIBackbone, read_config
+from ti_backbones.checkpoint import write_atomically, write_files
+from ti_backbones.errors import InputError
+from ti_backbones.inspection import InspectConfig, inspect
+from ti_backbones.model_folder import COMPARISON, LOADED, LOG_FILE, read_model_folder, read_recipe
+
+HERE = Path(__file__).resolve().parent
+BUNDLED = HERE.parent / "ti_backbones" / "weights"
+
+
+@dataclass
+class AssembleConfig:
+    """Put a finished training and what was measured of it together, as a folder of hub/models."""
+
+    name: tyro.conf.Positional[str]
+    """ti_<arch>.<tag>: the folder to write, and the recipe"""
+    run: Path
+    """folder of the training"""
+    data: str
+    """held-out images to certify on"""
+    comparison: Path | None = None
+    """folder of a comparison that has the model among its rows"""
+    speed: Path | None = None
+    """JSON of the benchmark of inference"""
+    photos: str = ""
+    """real photographs to certify on, too"""
+    bundle: bool = False
+    """put the model into the package, too"""
+    models: Path = HERE / "models"
+    """where the folder is written"""
+    recipes: Path = HERE / "recipes"
+    """folder of the recipes"""
+    package: Path = BUNDLED
+    """where the package's own models are"""
+
+
+def assemble(config: AssembleConfig) -> Path:
+    """Write the folder.
+
+    Returns:
+        the folder.
+
+    Raises:
+        InputError: for a training, a measurement or a recipe that is not there or does not fit.
+    """
+    recipe_file = config.recipes / f"{config.name}.toml"
+    read_recipe(recipe_file)  # or it says what is wrong, before minutes of work
+    expected = f"ti_{read_config(config.run)['architecture']}"
+    if config.name.partition(".")[0] != expected:
+        raise InputError(f"'{config.run}' holds a {expected}: call it {expected}.TAG, not '{config.name}'")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / config.name
+        _fill(folder, config, recipe_file)
+        done = config.models / config.name
+        shutil.rmtree(done, ignore_errors=True)
+        shutil.copytree(folder, done)
+    if config.bundle:
+        write_files(config.package / config.name, {f: (done / f).read_bytes() for f in LOADED})
+    return done
+
+
+def _fill(folder: Path, config: AssembleConfig, recipe_file: Path) -> None:
+    """Everything of the folder, in its place or another."""
+    recipe = read_recipe(recipe_file)
+    TIBackbone.from_pretrained(config.run).save_pretrained(folder, half=True)
+    for data, file, said in ((config.data, "certificate", recipe.test_data), (config.photos, "photos", recipe.photos)):
+        if data:
+            figure = folder / f"{file}.png" if file == "certificate" else None
+            inspect(InspectConfig(str(folder), data, json=folder / f"{file}.json", figure=figure))
+            _reword(folder / f"{file}.json", data=said)
+    write_atomically(folder / LOG_FILE, _read(config.run / "training" / LOG_FILE))
+    if config.comparison:
+        there = [f for f in COMPARISON if f == COMPARISON[0] or (config.comparison / f).is_file()]
+        write_files(folder / "comparison", {f: _read(config.comparison / f) for f in there})
+        title = json.loads(_read(folder / "comparison" / COMPARISON[0]))["title"]
+        _reword(folder / "comparison" / COMPARISON[0], title=f"{title.rpartition(' (')[0]} ({recipe.test_data})")
+    if config.speed:
+        write_atomically(folder / "speed.json", _read(config.speed))
+    public = read_model_folder(folder, f"local-dir:hub/models/{config.name}", recipe_file=recipe_file)
+    card = public.files[CARD_FILE]
+    assert isinstance(card, bytes)
+    write_atomically(folder / CARD_FILE, card)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise InputError(f"'{path}' cannot be read ({e.strerror}): run the recipe's commands before this one") from e
+
+
+def _reword(path: Path, **words: Any) -> None:
+    """Put a recipe's words in the place of a path that nobody else has."""
+    value = json.loads(path.read_text()) | {k: v for k, v in words.items() if v}
+    write_atomically(path, json.dumps(value, indent=2).encode() + b"\n")
+
+
+def main() -> int:
+    """Run it; bad input ends in one line and exit code 2."""
+    try:
+        folder = assemble(tyro.cli(AssembleConfig, prog="python -m hub.assemble"))
+    except InputError as e:
+        print(f"assemble: error: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    print(f"wrote '{folder}', {size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
