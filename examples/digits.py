@@ -155,10 +155,10 @@ def readouts(ti: TIBackbone, z: Tensor, g: o2.Element, n: int, steps: int) -> di
     transformer, once = ti.latent_transformer, (z[:n], g[:n], steps)
     return {
         "MLP": read_out(MLPHead(ti.latent_dim, 6), z, g, steps),
-        "equivariant head": read_out(EquivariantPoseHead(transformer), z, g, steps),
+        "equivariant head": read_out(EquivariantPoseHead(transformer, articulates=False), z, g, steps),
         "MLP" + ONCE: read_out(MLPHead(ti.latent_dim, 6), *once),
         "MLP, turned latents" + ONCE: read_out(MLPHead(ti.latent_dim, 6), *once, transformer),
-        "equivariant head" + ONCE: read_out(EquivariantPoseHead(transformer), *once),
+        "equivariant head" + ONCE: read_out(EquivariantPoseHead(transformer, articulates=False), *once),
     }
 
 

@@ -37,6 +37,7 @@ def fails(capsys: pytest.CaptureFixture, *arguments) -> str:
         (("--methods", "start"), ("'start'",)),
         (("--methods", ","), ("--methods",)),
         (("--own-head", "magic"), ("--own-head", "'magic'")),
+        (("--own-head", "scratch:magic"), ("--own-head has 'scratch:magic'", "articulated")),
         (("--budget-views", 27), ("--budget-views is 27", "28 views")),
         (("--batch-views", 30), ("--batch-views is 30", "multiple of 14")),
         (("--labels", "0.1,x"), ("--labels is '0.1,x'", "numbers")),

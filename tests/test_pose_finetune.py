@@ -263,19 +263,19 @@ def test_few_hands_are_trained_on_for_more_epochs():
 
 def test_the_loss_is_the_definition():
     rng = torch.Generator().manual_seed(0)
-    prediction, target = (torch.randn(6, 21, 3, generator=rng, dtype=torch.float64) * 40 for _ in range(2))
+    prediction, bent, target = (torch.randn(6, 21, 3, generator=rng, dtype=torch.float64) * 40 for _ in range(3))
     valid = torch.rand(6, 21, generator=rng) < 0.7
     valid[:, 0] = True
-    terms = pose_loss(prediction, torch.where(valid[..., None], target, torch.nan), valid, 0.5)
+    terms = pose_loss(prediction, bent, torch.where(valid[..., None], target, torch.nan), valid, 0.5)
     l1, aligned = [], []
-    moved = metrics.procrustes(prediction, target, valid)
+    moved = metrics.procrustes(bent, target, valid)
     for i in range(6):
         l1.append((prediction[i, valid[i]] - target[i, valid[i]]).abs().mean() / 100)
         aligned.append((moved[i, valid[i]] - target[i, valid[i]]).abs().mean() / 100)
     assert torch.allclose(terms["l1"], torch.stack(l1).mean())
     assert torch.allclose(terms["aligned_l1"], torch.stack(aligned).mean())
     assert torch.allclose(terms["loss"], terms["l1"] + 0.5 * terms["aligned_l1"])
-    assert "aligned_l1" not in pose_loss(prediction, target, valid, 0.0)
+    assert "aligned_l1" not in pose_loss(prediction, bent, target, valid, 0.0)
 
 
 def test_the_papers_recipe():

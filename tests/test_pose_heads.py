@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ti_backbones import o2
@@ -68,6 +69,24 @@ def test_the_law_holds_to_the_rounding_of_float32(blocks, size):
         assert largest_deviation(transformer, head, z, o2.sample(6)) < 1e-5
 
 
+def test_an_articulation_is_laid_as_scipy_lays_it():
+    """The best rotation about the root is scipy's; the hand keeps its shape, and joints that are it are found again."""
+    joints, bent = torch.randn(2, 50, 20, 3, dtype=torch.float64)
+    placed, certain = heads.laid(bent, joints)
+    for i in range(50):
+        rotation, _ = Rotation.align_vectors(joints[i].numpy(), bent[i].numpy())
+        turned = torch.from_numpy(rotation.apply(bent[i].numpy()))
+        scale = (turned * joints[i]).sum() / turned.square().sum()
+        assert torch.allclose(placed[i], scale * turned, atol=1e-8)
+    assert metrics.pa_mpjpe(placed, bent).max() < 1e-9
+    assert ((certain > 0) & (certain <= 2)).all()
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    turn = turn * torch.linalg.det(turn)
+    assert torch.allclose(heads.laid(joints, 0.3 * joints @ turn.mT)[0], 0.3 * joints @ turn.mT)
+    assert heads.laid(joints, torch.zeros_like(joints))[0].abs().max() == 0
+    assert heads.laid(torch.zeros_like(joints), joints)[0].abs().max() == 0
+
+
 def test_the_mean_of_poses_keeps_their_shape():
     """Of one hand in other orientations it is that hand; of a single pose, that pose; and it turns with the poses."""
     hand = torch.randn(1, 20, 3, dtype=torch.float64)
@@ -124,7 +143,7 @@ def test_the_law_holds_after_training_and_for_the_gradient():
 def test_the_other_heads_do_not_have_the_law():
     """So that the test above says something."""
     transformer, _, z = equivariant((4, 6, 5, 4), 0, 0, 0)
-    for kind in ("linear", "mlp", "paper"):
+    for kind in ("articulated", "linear", "mlp", "paper"):
         head = heads.make(kind, transformer.dim).eval()
         for p in head.parameters():
             p.data.normal_(0, 0.1)
@@ -150,14 +169,15 @@ def test_every_head(kind):
     z = torch.randn(64, 40) * 3 + 1
     head.calibrate(z)
     out = head(z, torch.ones(64))
-    assert out.shape == (64, 60)
+    assert out.shape == (64, 120 if head.articulates else 60)
     if kind != "linear":  # whose weights are 0 at first
         out.square().sum().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
-    joints = heads.as_joints(out)
-    assert joints.shape == (64, 21, 3)
+    joints, bent = heads.said(out)
+    assert joints.shape == bent.shape == heads.as_joints(out).shape == (64, 21, 3)
     assert (joints[:, 0] == 0).all()
-    assert torch.equal(joints[:, 1:].flatten(1), out * heads.UNIT_MM)
+    assert torch.equal(joints[:, 1:].flatten(1), out[:, :60] * heads.UNIT_MM)
+    assert torch.equal(bent[:, 1:].flatten(1), out[:, -60:] * heads.UNIT_MM)
     head.eval()
     again = heads.make(kind, 40, representation((4, 6, 5, 4), 40, 1), **head.options)
     again.load_state_dict(head.state_dict())
@@ -183,7 +203,7 @@ def test_heads_that_do_not_fit_are_refused():
         (LowRankAffine(24, 8), "'affine'"),
         (O2Representation(24, blocks=(4,)), "frequency 1"),
         (O2Representation(24, blocks=(4, 0, 3)), "frequency 1"),
-        (representation((4, 6), 30, 0), "of one of width 24"),
+        (representation((4, 6), 30, 0), "of width 30, not of width 24"),
     ):
         with pytest.raises(InputError, match=words):
             heads.make("equivariant", 24, transformer)

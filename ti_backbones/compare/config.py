@@ -32,6 +32,7 @@ MAY_CHANGE = {
 }
 ALL = "scratch,autoencoder,autoencoder-pooled,simclr,peclr,ti-paper,ti-o2"
 VARIANTS: dict[str, dict[str, Any]] = {
+    "articulated": {"head": "articulated"},
     "equivariant": {"head": "equivariant", "augment": "both"},
     "latent": {"augment": "latent"},
 }
@@ -55,9 +56,10 @@ class CompareConfig:
     given: str = ""
     """model folders or published ti_* names that are fine-tuned beside these, by comma, such as ours=runs/a,theirs=b"""
     own_head: str = "ti-o2"
-    """methods among these that are fine-tuned also with the equivariant head (on images and latents that turn) and with
-    latent augmentation in the place of the images', by comma; one without a latent transformer of kind o2 gets a
-    fitted one"""
+    """methods among these that are fine-tuned also with other heads, by comma: the articulated one, the equivariant one
+    (on images and latents that turn), and with latent augmentation in the place of the images'; name:articulated,
+    name:equivariant or name:latent for one of these. A method without a latent transformer of kind o2 gets a fitted
+    one"""
     model: str = "resnet18"
     """any timm model"""
     init: str = "random"
@@ -113,7 +115,7 @@ class CompareConfig:
         self.recipe.check()
         self.pretraining("ti-o2", 0).check()
         known = ", ".join(m for m in METHODS if m != START)
-        for option, names in (("methods", by_comma(self.methods)), ("own-head", by_comma(self.own_head))):
+        for option, names in (("methods", by_comma(self.methods)), ("own-head", list(self.variants))):
             for name in names:
                 if name not in {*METHODS, *self.given_models} or (name == START and option == "methods"):
                     raise InputError(f"--{option} has the unknown method '{name}': it must be of {known}")
@@ -169,6 +171,21 @@ class CompareConfig:
                 raise InputError(f"--given has '{part}': it must be name=folder, with a name that no other row has")
             given[name] = model
         return given
+
+    @property
+    def variants(self) -> dict[str, list[str]]:
+        """Method -> its further rows.
+
+        Raises:
+            InputError: for a row that there is not.
+        """
+        chosen: dict[str, list[str]] = {}
+        for part in by_comma(self.own_head):
+            name, colon, variant = part.partition(":")
+            if colon and variant not in VARIANTS:
+                raise InputError(f"--own-head has '{part}': after the colon comes one of {', '.join(VARIANTS)}")
+            chosen.setdefault(name, []).extend([variant] if colon else VARIANTS)
+        return chosen
 
     @property
     def shares(self) -> dict[float, int]:

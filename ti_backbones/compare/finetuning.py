@@ -124,7 +124,7 @@ def _model(config: CompareConfig, folder: Path, recipe: Recipe, train: Hands, se
             transformer = fit_transformer(ti.encoder, train, FRAME, machine.device)
         torch.manual_seed(seed)
     options: dict[str, Any] = {}
-    if recipe.head_kind in ("mlp", "equivariant"):
+    if recipe.head_kind in ("mlp", "articulated", "equivariant"):
         options = {"dropout": recipe.dropout} | ({"width": recipe.width} if recipe.width else {})
     head = build_head(ti.encoder, transformer, recipe.head_kind, "joints", **options)
     spec = PoseSpec(config.size, FRAME, "joints", head.kind, head.options)

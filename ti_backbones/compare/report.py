@@ -78,13 +78,19 @@ class Report:
         """Draw PA-MPJPE on test, a panel for each share, with the spread over seeds (needs matplotlib)."""
         shares = _shares(self.rows)
         fig, panels = _figure(len(shares), 4.0)
+        rows = [row for row in self.rows if row["finetuning"]]
         for axes, share in zip(panels, shares, strict=True):
-            rows = [row for row in self.rows if share in row["finetuning"]]
-            errors = [row["finetuning"][share]["pa_mpjpe"] for row in rows]
-            spread = [e["sd"] or 0.0 for e in errors]
-            axes.barh([row["name"] for row in rows], [e["mean"] for e in errors], xerr=spread, color="C0")
+            found = [row["finetuning"].get(share) for row in rows]
+            means = [of["pa_mpjpe"]["mean"] if of else 0.0 for of in found]
+            spread = [(of["pa_mpjpe"]["sd"] or 0.0) if of else 0.0 for of in found]
+            colours = ["C1" if row["name"].startswith("ti") else "C0" for row in rows]
+            bars = axes.barh([row["name"] for row in rows], means, xerr=spread, color=colours)
+            axes.bar_label(bars, [f"{m:.1f}" if m else "not run" for m in means], padding=6)
             axes.invert_yaxis()
-            axes.set(title=f"{share} of the labels", xlabel="PA-MPJPE on test [mm]")
+            axes.set(title=f"{share} of the labels", xlabel="PA-MPJPE on test [mm]", xlim=(0, 1.2 * max(means)))
+            if axes is not panels[0]:
+                axes.set_yticklabels([])
+            axes.spines[["top", "right"]].set_visible(False)
         fig.savefig(path, dpi=120)
 
 

@@ -33,7 +33,7 @@ from ..pretrain_config import refuse_other_run
 from ..pretrain_setup import HELD_OUT, TEST_IMAGES
 from ..published import WEIGHTS_FILE
 from . import finetuning
-from .config import VARIANTS, CompareConfig, by_comma
+from .config import CompareConfig
 from .finetuning import Sets
 from .methods import METHODS
 from .pretraining import Diverged, Machine, Pretraining, saved_model, trained_module
@@ -160,8 +160,7 @@ class _Comparison:
         make = self.describe if name in config.given_models else self.pretrain
         self.cell(f"{name}-p{seed}-pretraining", lambda: make(name, seed))
         recipes = {"": config.recipe}
-        if name in by_comma(config.own_head):
-            recipes |= {v: finetuning.variant_recipe(config.recipe, v) for v in VARIANTS}
+        recipes |= {v: finetuning.variant_recipe(config.recipe, v) for v in config.variants.get(name, [])}
         probe = finetuning.probe_recipe(config.recipe)
         self.finetune(name, seed, "probe", "", probe, 1.0, 0)
         for share, seeds in config.shares.items():

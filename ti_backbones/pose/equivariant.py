@@ -10,7 +10,7 @@ from ..data.sample import JOINTS
 from ..errors import InputError
 from ..latent import LatentTransformer, O2Representation
 from ..o2 import Element
-from .head_parts import POSE, PoseHead, Standardise, mlp
+from .head_parts import POSE, PoseHead, Standardise, laid, mlp
 from .metrics import proper_svd
 
 
@@ -37,19 +37,27 @@ class EquivariantPoseHead(PoseHead):
 
     Args:
         transformer: the latent transformer whose law the head inherits; P and μ are copied and stay as they are.
-        width, depth: of the MLP. dropout: in the MLP. angles: n.
+        articulates: see `heads`. width, depth: of the MLP. dropout: in the MLP. angles: n.
 
     Raises:
         InputError: for a transformer of another kind, or one without planes of frequency 1.
     """
 
     kind = "equivariant"
+    articulates = True
     telling: Tensor
 
     def __init__(
-        self, transformer: LatentTransformer, width: int = 512, depth: int = 2, dropout: float = 0.2, angles: int = 8
+        self,
+        transformer: LatentTransformer,
+        articulates: bool = True,
+        width: int = 512,
+        depth: int = 2,
+        dropout: float = 0.2,
+        angles: int = 8,
     ):
-        super().__init__(width=width, depth=depth, dropout=dropout, angles=angles)
+        super().__init__(articulates=articulates, width=width, depth=depth, dropout=dropout, angles=angles)
+        self.articulates = articulates
         if not isinstance(transformer, O2Representation):
             raise InputError(
                 f"the equivariant head needs a latent transformer of kind 'o2', and this one is"
@@ -69,7 +77,7 @@ class EquivariantPoseHead(PoseHead):
         frequency = self.law.frequencies[self.law.plane]
         self.register_buffer("telling", angles % frequency == 0, persistent=False)
         self.standardise, self.hidden = Standardise(transformer.dim), mlp(transformer.dim, width, depth, dropout)
-        self.out = nn.Linear(width, POSE)
+        self.out = nn.Linear(width, POSE * (1 + articulates))
 
     def train(self, mode: bool = True) -> EquivariantPoseHead:
         super().train(mode)
@@ -88,18 +96,19 @@ class EquivariantPoseHead(PoseHead):
             flip, unknown = side < 0, side == 0
             if self.training:
                 flip = torch.where(unknown, torch.rand_like(z[:, 0]) < 0.5, flip)
-                return self._poses(z, flip).flatten(1)
-            poses = self._poses(z, flip)
+                return self._said(z, flip).flatten(1)
+            said = self._said(z, flip)
             if unknown.any():
-                mirrored = self._poses(z, ~flip)
-                poses = torch.cat([poses, torch.where(unknown[:, None, None, None], mirrored, poses)], 1)
-            return mean_pose(poses).flatten(1)
+                mirrored = self._said(z, ~flip)
+                said = torch.cat([said, torch.where(unknown[:, None, None, None, None], mirrored, said)], 1)
+            poses = said[:, :, 0]
+            return mean_pose(*laid(said[:, :, -1], poses) if self.articulates else (poses,)).flatten(1)
 
-    def _poses(self, z: Tensor, flip: Tensor) -> Tensor:
-        """a⁻¹·MLP(T_a z), (B, n, 20, 3), for the elements a of `_seen`."""
+    def _said(self, z: Tensor, flip: Tensor) -> Tensor:
+        """a⁻¹·MLP(T_a z), (B, n, 1 or 2, 20, 3), for the elements a of `_seen`: joints, and the articulation."""
         seen, a = self._seen(z, flip)
-        joints = self.out(self.hidden(self.standardise(seen))).unflatten(1, (JOINTS - 1, 3))
-        return o2.act_on_joints(o2.inverse(a), joints).unflatten(0, (len(z), -1))
+        joints = self.out(self.hidden(self.standardise(seen))).unflatten(1, (-1, 3))
+        return o2.act_on_joints(o2.inverse(a), joints).unflatten(1, (-1, JOINTS - 1)).unflatten(0, (len(z), -1))
 
     def _seen(self, z: Tensor, flip: Tensor) -> tuple[Tensor, Element]:
         """T_a z (B n, D), and the B n elements a; in training n is 1, and the angle random."""
@@ -121,18 +130,19 @@ class EquivariantPoseHead(PoseHead):
         return torch.atan2(y, torch.where(flip, -x, x)) / self.law.frequencies[self.law.plane[longest]]
 
 
-def mean_pose(poses: Tensor) -> Tensor:
+def mean_pose(poses: Tensor, certain: Tensor | None = None) -> Tensor:
     """A pose of the mean orientation and the mean shape of n root-relative poses: (B, n, J, 3) -> (B, J, 3).
 
     The mean of the joints themselves is no hand where the orientations differ: along the axes that they disagree on it
     shrinks. So all are first turned, about the root, as the mean of the joints is turned; one for which it is unclear
-    how (its second and third singular values cancel) has little weight.
+    how (its second and third singular values cancel) has little weight, and so has one that is not `certain` (B, n).
     """
-    mean = poses.mean(1)
+    given = torch.ones_like(poses[:, :, 0, 0]) if certain is None else certain
+    mean = (given[..., None, None] * poses).sum(1)
     with torch.no_grad():
         # the rotation of each pose onto the mean, and how well it is determined
         u, s, vt = proper_svd(poses.double().mT @ mean.double()[:, None])
         turn = u @ vt
-        weight = (s[..., 1] + s[..., 2]) / s[..., 0].clamp(min=1e-30) + 1e-9
+        weight = given * (s[..., 1] + s[..., 2]) / s[..., 0].clamp(min=1e-30) + 1e-9
         weight = weight / weight.sum(1, keepdim=True)
     return (weight[..., None, None].to(poses) * (poses @ turn.to(poses))).sum(1)

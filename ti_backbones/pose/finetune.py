@@ -122,7 +122,7 @@ def _build(
     if transformer is None and needs_transformer(recipe):
         transformer = fit_transformer(encoder.to(device), train, frame, device)
     options: dict[str, Any] = {}
-    if recipe.head_kind in ("mlp", "equivariant"):
+    if recipe.head_kind in ("mlp", "articulated", "equivariant"):
         options = {"dropout": recipe.dropout} | ({"width": recipe.width} if recipe.width else {})
     output: Output = config.output
     body = Mano(config.mano) if output == "mano" and config.mano is not None else None

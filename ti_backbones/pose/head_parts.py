@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data.sample import JOINTS
+from .metrics import proper_svd
 
 UNIT_MM = 100.0  # a hand's joints lie about so far from its wrist
-POSE = 3 * (JOINTS - 1)
+POSE = 3 * (JOINTS - 1)  # numbers that say where the joints are
 FLOOR = 0.1  # of the latent's mean standard deviation: coordinates that vary less than this are not blown up
 
 
@@ -18,9 +19,11 @@ class PoseHead(nn.Module):
     Attributes:
         kind: the name that `make` knows it by.
         options: what `make` needs besides to build it again, as plain JSON values.
+        articulates: whether it says joints twice, as `laid` needs them.
     """
 
     kind = ""
+    articulates = False
 
     def __init__(self, **options):
         super().__init__()
@@ -40,6 +43,26 @@ class PoseHead(nn.Module):
             (B, outputs).
         """
         raise NotImplementedError
+
+
+def laid(articulation: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+    """A hand in a frame of its own, turned and scaled about the root so that it lies on joints as well as it can.
+
+    Joints of the least error are no hand where the orientation is uncertain: they are an average of hands, flattened
+    along the axes that these disagree on. They still say where the hand lies; how it is bent is said apart.
+
+    Args:
+        articulation, joints: (..., J, 3), relative to the root.
+
+    Returns:
+        s R articulation (..., J, 3), of least Σ‖s R a - p‖² with det R = +1 and s >= 0; and how well R is determined
+        (...), 0 where another one does as well.
+    """
+    u, s, vt = proper_svd(joints.double().mT @ articulation.double())
+    size = articulation.double().square().sum((-1, -2)).clamp(min=1e-30)
+    linear = u @ vt * (s.sum(-1) / size)[..., None, None]
+    certain = (s[..., 1] + s[..., 2]) / s[..., 0].clamp(min=1e-30)
+    return articulation @ linear.mT.to(articulation), certain.to(articulation)
 
 
 class Standardise(nn.Module):

@@ -1,8 +1,10 @@
 """Pose heads: from a latent z (B, D) to numbers that describe a pose.
 
-A head gives `outputs` numbers: 60 for root-relative joints (20 joints, (x, y, z), in units of `UNIT_MM`; the root
-is 0), or what another representation of the pose asks for (`mano`). Kinds: ``linear``, ``mlp``, ``paper`` (TI-Net's,
-arXiv 2502.12535: D-1024-1024-60 with ReLU) and ``equivariant`` (`EquivariantPoseHead`).
+A head gives 60 numbers for root-relative joints (20 joints, (x, y, z), in units of `UNIT_MM`; the root is 0), or what
+another representation of the pose asks for (`mano`). Kinds: ``linear``, ``mlp``, ``paper`` (TI-Net's, arXiv 2502.12535:
+D-1024-1024-60 with ReLU), ``articulated`` and ``equivariant`` (`EquivariantPoseHead`). The last two say joints twice:
+where they lie, and how the hand is bent, in whatever frame; `as_joints` lays the second on the first (`laid`), and each
+has an error of its own to minimise (`objective.pose_loss`).
 
 Heads that standardise their input take its statistics once, from the latents they start on (`calibrate`), so that
 nothing depends on what else is in a batch.
@@ -19,9 +21,9 @@ from ..data.sample import JOINTS
 from ..errors import InputError
 from ..latent import LatentTransformer
 from .equivariant import EquivariantPoseHead
-from .head_parts import POSE, UNIT_MM, PoseHead, Standardise, mlp
+from .head_parts import POSE, UNIT_MM, PoseHead, Standardise, laid, mlp
 
-KINDS = ("equivariant", "mlp", "linear", "paper")
+KINDS = ("articulated", "equivariant", "mlp", "linear", "paper")
 
 
 class LinearHead(PoseHead):
@@ -50,13 +52,20 @@ class MLPHead(PoseHead):
     def __init__(self, dim: int, outputs: int = POSE, width: int = 512, depth: int = 2, dropout: float = 0.2):
         super().__init__(width=width, depth=depth, dropout=dropout)
         self.standardise, self.hidden = Standardise(dim), mlp(dim, width, depth, dropout)
-        self.out = nn.Linear(width, outputs)
+        self.out = nn.Linear(width, outputs * 2 if self.articulates else outputs)
 
     def calibrate(self, z: Tensor) -> None:
         self.standardise.calibrate(z)
 
     def forward(self, z: Tensor, side: Tensor | None = None) -> Tensor:
         return self.out(self.hidden(self.standardise(z)))
+
+
+class ArticulatedHead(MLPHead):
+    """The MLP head that says where the joints lie and, apart, how the hand is bent."""
+
+    kind = "articulated"
+    articulates = True
 
 
 class PaperHead(PoseHead):
@@ -73,7 +82,7 @@ class PaperHead(PoseHead):
         return self.layers(z)
 
 
-HEADS: dict[str, Any] = {c.kind: c for c in (LinearHead, MLPHead, PaperHead, EquivariantPoseHead)}
+HEADS: dict[str, Any] = {c.kind: c for c in (LinearHead, MLPHead, ArticulatedHead, PaperHead, EquivariantPoseHead)}
 
 
 def make(kind: str, dim: int, transformer: LatentTransformer | None = None, outputs: int = POSE, **options) -> PoseHead:
@@ -89,19 +98,27 @@ def make(kind: str, dim: int, transformer: LatentTransformer | None = None, outp
     """
     if kind not in HEADS:
         raise InputError(f"unknown pose head '{kind}': one of {', '.join(KINDS)}")
+    if HEADS[kind].articulates and outputs != POSE:
+        raise InputError(f"the {kind} head gives joints, not {outputs} other numbers: take --head mlp")
     if kind != EquivariantPoseHead.kind:
         return HEADS[kind](dim, outputs, **options)
     if transformer is None:
         raise InputError("the equivariant head needs a latent transformer, and the model has none: take --head mlp")
-    if transformer.dim != dim or outputs != POSE:
+    if transformer.dim != dim:
         raise InputError(
-            f"the equivariant head gives joints of a latent of width {transformer.dim}, not {outputs} numbers"
-            f" of one of width {dim}: take --head mlp"
+            f"the equivariant head is for a latent of width {transformer.dim}, not of width {dim}: take --head mlp"
         )
     return EquivariantPoseHead(transformer, **options)
 
 
+def said(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the joints lie, and how the hand is bent, each root-relative in mm: (B, 60 or 120) -> twice (B, 21, 3)."""
+    joints = numbers.unflatten(1, (-1, JOINTS - 1, 3)) * UNIT_MM
+    joints = torch.cat([torch.zeros_like(joints[:, :, :1]), joints], 2)
+    return joints[:, 0], joints[:, -1]
+
+
 def as_joints(numbers: Tensor) -> Tensor:
-    """Root-relative joints in mm, the root first and 0: (B, 60) -> (B, 21, 3)."""
-    joints = numbers.unflatten(1, (JOINTS - 1, 3)) * UNIT_MM
-    return torch.cat([torch.zeros_like(joints[:, :1]), joints], 1)
+    """Root-relative joints in mm, the root first and 0: (B, 60 or 120) -> (B, 21, 3)."""
+    joints, articulation = said(numbers)
+    return joints if numbers.shape[1] == POSE else laid(articulation, joints)[0]

@@ -35,12 +35,12 @@ from ..latent import LatentTransformer
 from ..pretrain_setup import has_fixed_size
 from . import heads
 from .augment import Frame, place
-from .heads import PoseHead, as_joints
+from .heads import PoseHead, as_joints, said
 from .mano import POSE, SHAPE, Mano
 
 HEAD_FILE = "pose_head.safetensors"
 POSE_FILE = "pose.json"
-FORMAT = 1
+FORMAT = 2
 Output = Literal["joints", "mano"]
 
 
@@ -114,10 +114,22 @@ class PoseModel(nn.Module):
 
     def pose(self, z: Tensor, side: Tensor | None = None) -> Tensor:
         """Root-relative joints (B, 21, 3) in mm of latents (B, D); side as in `forward`."""
+        numbers = self.numbers(z, side)
+        return as_joints(numbers) if self.mano is None else self.mano.relative_joints(numbers)
+
+    def said(self, z: Tensor, side: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Where the joints lie, and how the hand is bent: twice (B, 21, 3) in mm, see `heads`."""
+        numbers = self.numbers(z, side)
+        if self.mano is None:
+            return said(numbers)
+        joints = self.mano.relative_joints(numbers)
+        return joints, joints
+
+    def numbers(self, z: Tensor, side: Tensor | None = None) -> Tensor:
+        """What the head gives, in float32."""
         side = torch.ones(len(z), device=z.device) if side is None else side
         with torch.autocast(z.device.type, enabled=False):
-            numbers = self.head(z.float(), side)
-            return as_joints(numbers) if self.mano is None else self.mano.relative_joints(numbers)
+            return self.head(z.float(), side)
 
     def views(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [0, 1], or uint8, as the encoder wants them."""

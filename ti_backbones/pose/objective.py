@@ -15,13 +15,14 @@ from .recipe import Recipe
 LARGEST_SCALE = 10.0  # that the aligned loss enlarges a prediction by: at first it may be a point
 
 
-def pose_loss(prediction: Tensor, target: Tensor, valid: Tensor, aligned: float) -> dict[str, Tensor]:
-    """Mean absolute errors of the coordinates, in units of `UNIT_MM`: of root-relative joints, and after alignment.
+def pose_loss(joints: Tensor, articulation: Tensor, target: Tensor, valid: Tensor, aligned: float) -> dict[str, Tensor]:
+    """Mean absolute errors of the coordinates, in units of `UNIT_MM`: of root-relative joints as they are, and of the
+    articulation after alignment.
 
     The best similarity is taken as given: no gradient flows through its rotation and scale. Every hand weighs the same.
 
     Args:
-        prediction, target: (B, J, 3) root-relative, mm. valid: (B, J).
+        joints, articulation, target: (B, J, 3) root-relative, mm; see `heads`. valid: (B, J).
         aligned: weight of the second term, which is not computed if it is 0.
 
     Returns:
@@ -32,17 +33,17 @@ def pose_loss(prediction: Tensor, target: Tensor, valid: Tensor, aligned: float)
         error = torch.where(valid[..., None], points - target, 0).abs().sum((1, 2))
         return (error / (3 * valid.sum(1)).clamp(min=1)).mean() / UNIT_MM
 
-    terms = {"l1": mean(prediction)}
+    terms = {"l1": mean(joints)}
     loss = terms["l1"]
     if aligned:
         with torch.no_grad():
-            finite = prediction.nan_to_num(0, 0, 0)  # a prediction that is not shows in the other term
+            finite = articulation.nan_to_num(0, 0, 0)  # one that is not shows in the term
             linear, _, q_mean = metrics.similarity(finite, target, valid)
             scale = torch.linalg.matrix_norm(linear)[:, None, None] / 3**0.5
             linear = linear * (scale.clamp(max=LARGEST_SCALE) / scale.clamp(min=1e-12))
-        weight = valid[..., None].to(prediction)
-        p_mean = (prediction * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-        terms["aligned_l1"] = mean((prediction - p_mean) @ linear.mT + q_mean)
+        weight = valid[..., None].to(articulation)
+        p_mean = (articulation * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+        terms["aligned_l1"] = mean((articulation - p_mean) @ linear.mT + q_mean)
         loss = loss + aligned * terms["aligned_l1"]
     return {"loss": loss, **terms}
 
@@ -61,7 +62,7 @@ class Objective(nn.Module):
             u = u[:, UNIFORMS:].unflatten(1, (-1, 2)).transpose(0, 1).flatten(0, 1)
             z, joints, side = augment_latents(z, joints, side, u, self.recipe, transformer)
             valid = valid.repeat(self.recipe.latent_copies, 1)
-        return pose_loss(self.model.pose(z, side), joints, valid, self.recipe.aligned)
+        return pose_loss(*self.model.said(z, side), joints, valid, self.recipe.aligned)
 
     def encode(self, batch: Batch, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents of a batch's augmented images, with their root-relative joints and sides."""

@@ -12,6 +12,8 @@ from typing import Literal
 
 from ..errors import Rule, check_choices, check_options
 
+SAID_APART = ("articulated", "equivariant")  # heads that say apart how the hand is bent
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -19,8 +21,8 @@ class Recipe:
 
     mode: Literal["full", "frozen", "linear"] = "full"
     """what is trained: encoder and head, the head on a frozen encoder, or a linear head on a frozen encoder"""
-    head: Literal["mlp", "equivariant", "linear", "paper"] = "mlp"
-    """pose head; equivariant needs (or gets, by a fit) a latent transformer of kind o2"""
+    head: Literal["articulated", "equivariant", "mlp", "linear", "paper"] = "mlp"
+    """pose head; articulated and equivariant say apart where the joints lie and how the hand is bent; equivariant needs (or gets, by a fit) a latent transformer of kind o2"""
     width: int = 0
     """width of the head's layers; 0: its own default"""
     dropout: float = 0.2
@@ -41,8 +43,8 @@ class Recipe:
     colour: float = 0.3
     """strength of changes of colour, contrast and exposure"""
     aligned: float = 1.0
-    """weight of the L1 error after Procrustes alignment, beside the L1 error as it is; keeps the hand in shape where
-    its orientation is uncertain"""
+    """weight of the L1 error after Procrustes alignment, beside that of the joints as they are; of heads that say apart
+    how the hand is bent, the only error of what they say of it"""
     epochs: int = 60
     """passes over the training images"""
     min_steps: int = 1000
@@ -98,6 +100,11 @@ class Recipe:
             ("shift", 0 <= self.shift <= 0.5, "from 0 to 0.5"),
             ("colour", 0 <= self.colour <= 1, "from 0 to 1"),
             ("aligned", 0 <= self.aligned < math.inf, "0 or more, and finite"),
+            (
+                "aligned",
+                self.aligned > 0 or self.head_kind not in SAID_APART,
+                f"above 0 for {' and '.join(SAID_APART)}",
+            ),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("min_steps", self.min_steps >= 1, "at least 1"),
             ("batch", self.batch >= 1, "at least 1"),
