@@ -209,5 +209,6 @@ def test_heads_that_do_not_fit_are_refused():
             heads.make("equivariant", 24, transformer)
     with pytest.raises(InputError, match="equivariant, mlp, linear, paper"):
         heads.make("transformer", 24, o2_transformer)
-    with pytest.raises(InputError, match="not 58 numbers"):
-        heads.make("equivariant", 24, o2_transformer, outputs=58)
+    for kind in ("articulated", "equivariant"):
+        with pytest.raises(InputError, match=f"the {kind} head gives joints, not 58 other numbers"):
+            heads.make(kind, 24, o2_transformer, outputs=58)
