@@ -24,6 +24,7 @@ from .config import VARIANTS, CompareConfig
 from .pretraining import Machine
 
 FRAME: Frame = "disc"  # as in pretraining
+REFERENCE_HANDS = 2048  # training hands that the mean hand is one of
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,31 @@ def run(
         },
         "seconds": {"training": trained - began, "testing": time.perf_counter() - trained},
     }
+
+
+def reference(sets: Sets) -> dict[str, float]:
+    """What poses that look at no image have on test: the mean of the training poses, and the mean training hand.
+
+    The mean hand is that of the poses after each is laid on it (generalised Procrustes analysis); it has no
+    orientation, and so no MPJPE.
+
+    Returns:
+        "pose_mpjpe", "pose_pa_mpjpe" and "hand_pa_mpjpe", mm.
+    """
+    chosen = [list(range(min(len(sets.train), REFERENCE_HANDS)))]
+    hands, test = next(iter(sets.train.batches(chosen))), sets.test.tensors
+    known = hands["valid"].all(1)
+    poses = (hands["joints"] - hands["joints"][:, :1])[known].double()
+    if not len(poses):
+        return {}
+    hand = poses[0]
+    for _ in range(5):
+        hand = metrics.procrustes(poses, hand.expand_as(poses)).mean(0)
+    constant = {"pose": poses.mean(0), "hand": hand}
+    joints, valid = test["joints"].double(), test["valid"]
+    found = {f"{k}_pa_mpjpe": metrics.pa_mpjpe(p.expand_as(joints), joints, valid).mean() for k, p in constant.items()}
+    found["pose_mpjpe"] = metrics.mpjpe(constant["pose"].expand_as(joints), joints, valid).mean()
+    return {k: v.item() for k, v in found.items()}
 
 
 def _model(config: CompareConfig, folder: Path, recipe: Recipe, train: Hands, seed: int, machine: Machine) -> PoseModel:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,11 @@ from .. import checkpoint
 from .methods import METHODS
 
 Cell = dict[str, Any]
+_NO_IMAGE = (
+    "Without an image: the mean of the training poses has {pose_mpjpe:.1f} / {pose_pa_mpjpe:.1f}, and the mean training"
+    " hand, which is turned and scaled to fit, a PA-MPJPE of {hand_pa_mpjpe:.1f}. What is not below that has learned"
+    " which way a hand is turned, and not how its fingers are bent."
+)
 TARGET = "scratch"  # the row whose final validation error the others are to reach
 
 
@@ -23,14 +28,16 @@ class Report:
 
     Attributes:
         title: the budget and the sets. rows: each method, and its variants, with what was measured; see `_row`.
+        reference: what needs no image, see `finetuning.reference`; empty if it was not computed.
     """
 
     title: str
     rows: list[dict[str, Any]]
+    reference: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Everything, as JSON."""
-        return json.dumps({"title": self.title, "rows": self.rows}, indent=2) + "\n"
+        """Everything, as JSON: `Report(**json.loads(text))` is the report again."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     def table(self, markdown: bool = False) -> str:
         """The headline numbers, as text or Markdown."""
@@ -59,7 +66,10 @@ class Report:
             " images; lr: of the pretraining, and how many were tried in short ones and compared by a linear probe on"
             " validation; validations: of all fine-tunings."
         )
-        return "\n".join([self.title, "", *_layout(lines, markdown), "", notes])
+        parts = [self.title, "", *_layout(lines, markdown), "", notes]
+        if self.reference:
+            parts += ["", _NO_IMAGE.format(**self.reference)]
+        return "\n".join(parts)
 
     def curves(self, path: Path) -> None:
         """Draw the mean validation MPJPE by epoch, a panel for each share (needs matplotlib)."""
@@ -87,10 +97,14 @@ class Report:
             bars = axes.barh([row["name"] for row in rows], means, xerr=spread, color=colours)
             axes.bar_label(bars, [f"{m:.1f}" if m else "not run" for m in means], padding=6)
             axes.invert_yaxis()
+            if self.reference:
+                axes.axvline(self.reference["hand_pa_mpjpe"], color="0.3", linestyle=":", label="the mean hand")
             axes.set(title=f"{share} of the labels", xlabel="PA-MPJPE on test [mm]", xlim=(0, 1.2 * max(means)))
             if axes is not panels[0]:
                 axes.set_yticklabels([])
             axes.spines[["top", "right"]].set_visible(False)
+        if self.reference:
+            panels[0].legend(loc="lower left", frameon=False)
         fig.savefig(path, dpi=120)
 
 
@@ -119,16 +133,18 @@ def write_report(out: Path, cells: Sequence[Cell], how: str) -> Report:
 def summarise(cells: Sequence[Cell], title: str = "") -> Report:
     """The report of cells, in the order of the methods."""
     order = list(METHODS)
-    order += sorted({c["method"] for c in cells} - {*order})  # given models
-    names = {(order.index(c["method"]), c["method"], c.get("variant", "")) for c in cells}
-    rows = [_row(method, variant, cells) for _, method, variant in sorted(names)]
+    of_methods = [c for c in cells if "method" in c]
+    order += sorted({c["method"] for c in of_methods} - {*order})  # given models
+    names = {(order.index(c["method"]), c["method"], c.get("variant", "")) for c in of_methods}
+    rows = [_row(method, variant, of_methods) for _, method, variant in sorted(names)]
     targets = {s: of["curve"]["mpjpe"][-1] for r in rows if r["name"] == TARGET for s, of in r["finetuning"].items()}
     for row in rows:
         for share, of in row["finetuning"].items():
             if share in targets:
                 of["target"] = targets[share]
                 of["epochs_to_target"] = epochs_to(of["curve"], targets[share])
-    return Report(title, rows)
+    reference = next((c["test"] for c in cells if c["stage"] == "reference"), {})
+    return Report(title, rows, reference)
 
 
 def _row(method: str, variant: str, cells: Sequence[Cell]) -> dict[str, Any]:

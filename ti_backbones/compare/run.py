@@ -145,6 +145,7 @@ class _Comparison:
 
     def run(self) -> Report:
         config, names = self.config, self.config.method_names
+        self.cell("reference", lambda: {"stage": "reference", "test": finetuning.reference(self.sets)})
         done = [(name, seed) for seed in range(config.pretraining_seeds) for name in names]
         done += [(name, 0) for name in config.given_models]
         for name, seed in tqdm(done, "comparing", unit="method"):
@@ -244,7 +245,9 @@ class _Comparison:
         """The pretrained methods that are best on validation, over all shares; test is not looked at."""
 
         def mean_score(name: str) -> float:
-            of = [c for c in self.cells() if c["method"] == name and c["stage"] == "finetuning" and not c["variant"]]
+            of = [
+                c for c in self.cells() if c.get("method") == name and c["stage"] == "finetuning" and not c["variant"]
+            ]
             return float(np.mean([score(c["validation"]) for c in of if c["pretraining_seed"] == 0]))
 
         pretrained = [name for name in self.config.method_names if METHODS[name].views]
