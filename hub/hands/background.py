@@ -67,7 +67,7 @@ def _photo(split: str, size: int, random: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray(cut, np.float32)
 
 
-def _view(light: Light, size: int, random: np.random.Generator) -> np.ndarray:
+def environment_view(light: Light, size: int, random: np.random.Generator) -> np.ndarray:
     """The environment, as wide as a phone's camera sees it or somewhat narrower."""
     panorama, focal = light.environment.radiance, size * random.uniform(0.6, 1.5)
     at = (np.arange(size) + 0.5 - size / 2) / focal
@@ -198,7 +198,7 @@ def sample(split: str, light: Light, size: int, random: np.random.Generator) -> 
     """A background (S, S, 3), its kind, and whether it is so close behind the hand that shadows fall on it."""
     kind, blur = str(random.choice(list(KINDS), p=list(KINDS.values()))), size / 128
     if kind == "environment":
-        return cv2.GaussianBlur(_view(light, size, random), (0, 0), blur * _defocus(random)), kind, False
+        return cv2.GaussianBlur(environment_view(light, size, random), (0, 0), blur * _defocus(random)), kind, False
     if kind == "photo":
         out, close = _photo(split, size, random), False
     else:
