@@ -111,7 +111,7 @@ def test_what_is_right_stays_right_wherever_elements_act():
     at = torch.rand(count, 3, 2) - 0.5
     squared = (c - at[..., 0, None, None]) ** 2 + (c[:, None] - at[..., 1, None, None]) ** 2
     batch = {"image": (200 * torch.exp(-8 * squared)).byte(), "valid": torch.ones(count, 21, dtype=torch.bool)}
-    head = make("equivariant", ti.latent_dim, ti.latent_transformer)
+    head = make("equivariant", ti.latent_dim, ti.latent_transformer, articulates=False)
     spec = PoseSpec(SIZE, "disc", "joints", head.kind, head.options)
     model = PoseModel(ti.encoder, ti.latent_transformer, head, spec)
     z = model.eval().latents(model.views(batch["image"]))

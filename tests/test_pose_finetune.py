@@ -153,7 +153,7 @@ def test_only_what_should_be_trained_is(mode: str, augment: str, hands: Path, ba
     same = [torch.equal(before[k], after[k]) for k in before]
     assert all(same) if mode != "full" else not any(same[:3])
     head = json.loads((tmp_path / "run" / "pose.json").read_text())
-    assert head["head"] == ("linear" if mode == "linear" else "mlp")
+    assert head["head"] == ("linear" if mode == "linear" else "articulated")
     assert (head["size"], head["frame"]) == (32, "disc")  # as the backbone was trained
     transformers = [load_file(f / "latent_transformer.safetensors") for f in (backbone, tmp_path / "run")]
     assert all(torch.equal(transformers[0][k], transformers[1][k]) for k in transformers[0])

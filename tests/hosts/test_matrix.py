@@ -1,7 +1,7 @@
 """The host matrix says what the results say, and 'not run' for everything else."""
 
 import pytest
-from matrix import BEGIN, END, HOSTS, main, table
+from matrix import HOSTS, table
 
 VERSIONS = {"transformers": "5.0", "torch": "2.9", "timm": "1.0.31"}
 
@@ -37,18 +37,3 @@ def test_every_host_has_a_row_and_nothing_is_claimed_without_results():
 )
 def test_cells_follow_the_outcomes(tests, cnn, vit):
     assert cells(of(**tests))[1:4] == ["5.0", cnn, vit]
-
-
-def test_the_readme_gets_the_table_between_its_markers_and_keeps_the_rest(tmp_path):
-    path = tmp_path / "README.md"
-    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    main(str(path))
-    once = path.read_text()
-    main(str(path))
-    assert path.read_text() == once
-    assert once.startswith(f"before\n{BEGIN}\n| host |")
-    assert once.endswith(f"|\n{END}\nafter\n")
-    path.write_text("no markers")
-    with pytest.raises(SystemExit, match="has no"):
-        main(str(path))
-    assert path.read_text() == "no markers"

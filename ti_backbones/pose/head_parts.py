@@ -58,9 +58,10 @@ def laid(articulation: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
         s R articulation (..., J, 3), of least Σ‖s R a - p‖² with det R = +1 and s >= 0; and how well R is determined
         (...), 0 where another one does as well.
     """
-    u, s, vt = proper_svd(joints.double().mT @ articulation.double())
+    product = joints.double().mT @ articulation.double()
+    u, s, vt = proper_svd(product.nan_to_num(0, 0, 0))
     size = articulation.double().square().sum((-1, -2)).clamp(min=1e-30)
-    linear = u @ vt * (s.sum(-1) / size)[..., None, None]
+    linear = u @ vt * (s.sum(-1) / size)[..., None, None] + 0 * product  # what is not finite stays so
     certain = (s[..., 1] + s[..., 2]) / s[..., 0].clamp(min=1e-30)
     return articulation @ linear.mT.to(articulation), certain.to(articulation)
 

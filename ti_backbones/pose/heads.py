@@ -62,10 +62,13 @@ class MLPHead(PoseHead):
 
 
 class ArticulatedHead(MLPHead):
-    """The MLP head that says where the joints lie and, apart, how the hand is bent."""
+    """The MLP head that says where the joints lie and, apart, how the hand is bent; other numbers than joints once."""
 
     kind = "articulated"
-    articulates = True
+
+    def __init__(self, dim: int, outputs: int = POSE, **options):
+        self.articulates = outputs == POSE
+        super().__init__(dim, outputs, **options)
 
 
 class PaperHead(PoseHead):
@@ -98,15 +101,14 @@ def make(kind: str, dim: int, transformer: LatentTransformer | None = None, outp
     """
     if kind not in HEADS:
         raise InputError(f"unknown pose head '{kind}': one of {', '.join(KINDS)}")
-    if HEADS[kind].articulates and outputs != POSE:
-        raise InputError(f"the {kind} head gives joints, not {outputs} other numbers: take --head mlp")
     if kind != EquivariantPoseHead.kind:
         return HEADS[kind](dim, outputs, **options)
     if transformer is None:
         raise InputError("the equivariant head needs a latent transformer, and the model has none: take --head mlp")
-    if transformer.dim != dim:
+    if transformer.dim != dim or outputs != POSE:
         raise InputError(
-            f"the equivariant head is for a latent of width {transformer.dim}, not of width {dim}: take --head mlp"
+            f"the equivariant head gives joints of a latent of width {transformer.dim}, not {outputs} numbers"
+            f" of one of width {dim}: take --head articulated"
         )
     return EquivariantPoseHead(transformer, **options)
 

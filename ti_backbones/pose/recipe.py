@@ -21,7 +21,7 @@ class Recipe:
 
     mode: Literal["full", "frozen", "linear"] = "full"
     """what is trained: encoder and head, the head on a frozen encoder, or a linear head on a frozen encoder"""
-    head: Literal["articulated", "equivariant", "mlp", "linear", "paper"] = "mlp"
+    head: Literal["articulated", "equivariant", "mlp", "linear", "paper"] = "articulated"
     """pose head; articulated and equivariant say apart where the joints lie and how the hand is bent; equivariant needs
     (or gets, by a fit) a latent transformer of kind o2"""
     width: int = 0
