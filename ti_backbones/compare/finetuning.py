@@ -118,7 +118,7 @@ def run(
 def reference(sets: Sets) -> dict[str, float]:
     """What poses that look at no image have on test: the mean of the training poses, and the mean training hand.
 
-    The mean hand is that of the poses after each is laid on it (generalised Procrustes analysis); it has no
+    The mean hand is that of the poses after each is turned onto it (generalised Procrustes analysis); it has no
     orientation, and so no MPJPE.
 
     Returns:
@@ -132,7 +132,9 @@ def reference(sets: Sets) -> dict[str, float]:
         return {}
     hand = poses[0]
     for _ in range(5):
-        hand = metrics.procrustes(poses, hand.expand_as(poses)).mean(0)
+        linear, mean, target = metrics.similarity(poses, hand.expand_as(poses))
+        turn = linear / (torch.linalg.matrix_norm(linear)[:, None, None] / 3**0.5)  # large hands stay large
+        hand = ((poses - mean) @ turn.mT + target).mean(0)
     constant = {"pose": poses.mean(0), "hand": hand}
     joints, valid = test["joints"].double(), test["valid"]
     found = {f"{k}_pa_mpjpe": metrics.pa_mpjpe(p.expand_as(joints), joints, valid).mean() for k, p in constant.items()}
