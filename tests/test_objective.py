@@ -1,6 +1,7 @@
 """The objective's terms against plain computations, and what a perfect isomorphism scores."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from test_images import smooth
 
 from ti_backbones import decoder, images, o2, objective
 from ti_backbones.backbone import TIBackbone
+from ti_backbones.compare.contrastive import nt_xent
 from ti_backbones.objective import PRESETS, Objective, TIObjective
 
 
@@ -65,6 +67,16 @@ def test_relative_error_and_floor_against_numpy_by_hand():
     assert torch.allclose(variance, z.var(0, unbiased=False), atol=1e-5)
 
 
+def test_the_contrast_is_that_of_lightly():
+    for temperature in (0.1, 0.5):
+        a, b = torch.randn(2, 9, 12, dtype=torch.float64)
+        theirs: Any = nt_xent()
+        theirs.temperature = temperature
+        expected = theirs(a, b)
+        assert torch.allclose(objective.contrast(a, b, temperature), expected)
+        assert torch.allclose(objective.contrast(3 * a, b / 7, temperature), expected), "only directions count"
+
+
 def perfect(**options):
     ti = isomorphic_backbone()
     with torch.no_grad():  # the fixed point is the mean of uniform views
@@ -87,8 +99,8 @@ def test_a_perfect_isomorphism_costs_nothing():
 
 def test_each_weight_scales_its_term():
     torch.manual_seed(0)
-    names = ["reconstruction", "transformed", "ordinary", "moving_floor", "latent_floor"]
-    o, x = perfect(floor=5.0)
+    names = ["reconstruction", "transformed", "ordinary", "contrast", "moving_floor", "latent_floor"]
+    o, x = perfect(floor=5.0, contrast=0.3)
     o.ti.encoder.scale.data *= 0.1
     with torch.no_grad():
         terms = o(x, uniforms(64))
@@ -106,6 +118,15 @@ def test_invariant_latents_cost_more_than_doing_nothing():
     assert terms["latent_floor"] == 0
     assert terms["ordinary"] > 1
     assert terms["gain"] < 0
+
+
+def test_the_contrast_rewards_what_moves_with_its_own_image():
+    """Isomorphic latents of different images have less than those whose transformer knows no rotation."""
+    o, x = perfect(contrast=1.0)
+    with torch.no_grad():
+        isomorphic = o(x, uniforms(64))["contrast"]
+        o.ti.latent_transformer.frequencies.zero_()
+        assert isomorphic < o(x, uniforms(64))["contrast"] - 0.5
 
 
 def test_moving_floor_sees_coordinates_that_do_not_move():

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import o2
@@ -44,6 +45,8 @@ class Objective:
         transformed: weight of ‖dec(T_g z(x)) - g·x‖² (pooled decoding only).
         identity: weight of the relative error of T_e z = z.
         ordinary: weight of the relative error of T_g z(x) = z(g·x).
+        contrast: weight of the contrast of P(T_g z(x) - μ) and P(z(g·x) - μ) with those of the batch's other images.
+        temperature: of the contrast.
         secondary: weight of the relative error of T_h T_g z(x) = z(h·g·x), summed over compositions.
         relative_to: what the errors are relative to: the latent's variance, or the error of doing
             nothing; the ordinary error is then 1 - gain, and its term log(2 - gain).
@@ -64,6 +67,8 @@ class Objective:
     transformed: float = 1.0
     identity: float = 0.0
     ordinary: float = 0.1
+    contrast: float = 0.0
+    temperature: float = 0.2
     secondary: float = 0.0
     relative_to: Literal["nothing", "variance"] = "nothing"
     moving_floor: float = 0.25
@@ -75,7 +80,7 @@ class Objective:
     @property
     def trains_transformer(self) -> bool:
         """Whether any term reaches the latent transformer; else one is to be fitted afterwards."""
-        return any((self.transformed, self.identity, self.ordinary, self.secondary))
+        return any((self.transformed, self.identity, self.ordinary, self.contrast, self.secondary))
 
 
 PRESETS: dict[str, Objective] = {
@@ -196,6 +201,18 @@ def relative_error(prediction: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     return squared_error(prediction, target) / scale.clamp(min=1e-12)
 
 
+def contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """NT-Xent (SimCLR, arXiv 2002.05709, equation 1): of all 2B vectors, a_i and b_i are each other's likeliest.
+
+    Args:
+        a, b: (B, D) of two views of the same images, in order. Under torchrun each process contrasts its own.
+    """
+    both = F.normalize(torch.cat([a, b]), dim=1)
+    alike = both @ both.mT / temperature
+    alike.fill_diagonal_(-torch.inf)
+    return F.cross_entropy(alike, torch.arange(len(both), device=a.device).roll(len(a)))
+
+
 def floor_hinge(variance: Tensor, floor: float) -> Tensor:
     """Mean of max(0, floor - std): zero where every coordinate varies enough (VICReg, arXiv 2105.04906)."""
     return (floor - (variance + 1e-6).sqrt()).relu().mean()
@@ -234,7 +251,7 @@ class TIObjective(nn.Module):
         w, plan = self.objective, PLANS[self.objective.views](u)
         clean = (images - self.image_mean) / self.image_std
         views = [view(g, clean, frame=w.frame) for g in plan.elements]
-        targets = [nn.functional.adaptive_avg_pool2d(v, self.decoder.side) for v in views]
+        targets = [F.adaptive_avg_pool2d(v, self.decoder.side) for v in views]
         if not w.colour:
             return plan, views, targets
         inputs = []
@@ -275,6 +292,10 @@ class TIObjective(nn.Module):
         terms["ordinary"] = error.log1p() if w.relative_to == "nothing" else error
         if decodes_moved:
             terms["transformed"] = self.draw(moved, torch.cat([targets[b] for *_, b in moves]))
+        if w.contrast:
+            pair = torch.cat([moved[: len(images)], arrived[: len(images)]])
+            there, seen = self.transformer.coordinates(pair).chunk(2)
+            terms["contrast"] = contrast(there, seen, w.temperature)
         if w.identity:
             unmoved = self.transformer(z[0], o2.identity(len(images), z_all.device))
             terms["identity"] = relative_error(unmoved, z[0], scale)

@@ -108,6 +108,7 @@ class PretrainConfig:
         limits = {"colour": (1.0, "from 0 to 1")}
         within = ((k, v, *limits.get(k, (1e6, "0 or more, and finite"))) for k, v in weights.items())
         check_options(self.objective, ((k, 0 <= v <= high, wanted) for k, v, high, wanted in within), "--objective.")
+        check_options(self.objective, [("temperature", self.objective.temperature > 0, "above 0")], "--objective.")
 
     @property
     def sizes(self) -> dict[int, float]:
