@@ -22,6 +22,8 @@ from ti_backbones.errors import InputError
 from ti_backbones.inspection import InspectConfig, inspect
 from ti_backbones.model_folder import COMPARISON, LOADED, LOG_FILE, read_model_folder, read_recipe
 
+from .command import command
+
 HERE = Path(__file__).resolve().parent
 BUNDLED = HERE.parent / "ti_backbones" / "weights"
 
@@ -72,6 +74,8 @@ def assemble(config: AssembleConfig) -> Path:
         done = config.models / config.name
         shutil.rmtree(done, ignore_errors=True)
         shutil.copytree(folder, done)
+    size = sum(p.stat().st_size for p in done.rglob("*") if p.is_file())
+    print(f"wrote '{done}', {size / 1e6:.1f} MB")
     if config.bundle:
         write_files(config.package / config.name, {f: (done / f).read_bytes() for f in LOADED})
     return done
@@ -114,15 +118,7 @@ def _reword(path: Path, **words: Any) -> None:
 
 
 def main() -> int:
-    """Run it; bad input ends in one line and exit code 2."""
-    try:
-        folder = assemble(tyro.cli(AssembleConfig, prog="python -m hub.assemble"))
-    except InputError as e:
-        print(f"assemble: error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    print(f"wrote '{folder}', {size / 1e6:.1f} MB")
-    return 0
+    return command("assemble", lambda: assemble(tyro.cli(AssembleConfig, prog="python -m hub.assemble")))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import tyro
 from ti_backbones.errors import InputError
 from ti_backbones.model_folder import read_recipe
 
+from .command import command
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -49,12 +51,12 @@ def make(config: MakeConfig) -> None:
         raise InputError(f"recipe '{path}' has no commands: add them")
     # the console scripts of this environment first: `ti-backbones` and `python` are its own
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    for number, command in enumerate(commands, 1):
-        print(f"[{number}/{len(commands)}] {command}", flush=True)
+    for number, line in enumerate(commands, 1):
+        print(f"[{number}/{len(commands)}] {line}", flush=True)
         if config.dry_run:
             continue
         began = time.perf_counter()
-        code = subprocess.run(shlex.split(command), cwd=HERE.parent, env=environment, check=False).returncode
+        code = subprocess.run(shlex.split(line), cwd=HERE.parent, env=environment, check=False).returncode
         if code:
             raise InputError(
                 f"command {number} of '{config.name}' ended with exit code {code}: mend it, run this again"
@@ -63,16 +65,7 @@ def make(config: MakeConfig) -> None:
 
 
 def main() -> int:
-    """Run it; bad input ends in one line and exit code 2."""
-    try:
-        make(tyro.cli(MakeConfig, prog="python -m hub.make"))
-    except InputError as e:
-        print(f"make: error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nmake: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return command("make", lambda: make(tyro.cli(MakeConfig, prog="python -m hub.make")))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ti_backbones.checkpoint import write_files
 from ti_backbones.errors import InputError, first_line
 
+from .command import command
 from .hands.background import environment_view
 from .hands.camera import to_code
 from .hands.light import sample
@@ -128,27 +129,30 @@ def before(hand: Image.Image, random: np.random.Generator) -> Image.Image:
     return picture
 
 
+def write(out: Path, package: Path | None) -> None:
+    """Write the pictures.
+
+    Raises:
+        InputError: if the package cannot be had, or is another one.
+    """
+    if package and not package.is_file():
+        raise InputError(f"--package is '{package}', and there is no such file: leave it out, or mend it")
+    random, pictures = np.random.default_rng(0), {}
+    for name, hand in photographs(package.read_bytes() if package else download()).items():
+        for i in range(PLACES):
+            picture = io.BytesIO()
+            before(hand, random).save(picture, "PNG")
+            pictures[f"{name}_{i}.png"] = picture.getvalue()
+    write_files(out, pictures)
+    print(f"wrote {len(pictures)} pictures to '{out}'")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m hub.photos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--package", type=Path, help="gcompris-qt-data_3.1-2_all.deb, if it is here already")
     arguments = parser.parse_args()
-    try:
-        if arguments.package and not arguments.package.is_file():
-            raise InputError(f"--package is '{arguments.package}', and there is no such file: leave it out, or mend it")
-        hands = photographs(arguments.package.read_bytes() if arguments.package else download())
-        random, pictures = np.random.default_rng(0), {}
-        for name, hand in hands.items():
-            for i in range(PLACES):
-                out = io.BytesIO()
-                before(hand, random).save(out, "PNG")
-                pictures[f"{name}_{i}.png"] = out.getvalue()
-        write_files(arguments.out, pictures)
-    except InputError as e:
-        print(f"photos: error: {e}", file=sys.stderr)
-        return 2
-    print(f"wrote {len(pictures)} pictures to '{arguments.out}'")
-    return 0
+    return command("photos", lambda: write(arguments.out, arguments.package))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from ti_backbones.errors import InputError
 from ti_backbones.hub import Publication, PublishConfig, publish
 from ti_backbones.published import TABLE
 
+from .command import command
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -100,13 +102,7 @@ def _enter(path: Path, name: str, done: Publication) -> None:
 
 
 def main() -> int:
-    """Run it; bad input ends in one line and exit code 2."""
-    try:
-        publish_all(tyro.cli(PublishAllConfig, prog="python -m hub.publish_all"))
-    except InputError as e:
-        print(f"publish_all: error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return command("publish_all", lambda: publish_all(tyro.cli(PublishAllConfig, prog="python -m hub.publish_all")))
 
 
 if __name__ == "__main__":
