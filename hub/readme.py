@@ -29,7 +29,7 @@ def comparison(report: dict[str, Any]) -> str:
     header = ["pretraining", "head", *(f"{share} of the labels" for share in shares)]
     header += [f"worst less best angle, {middle}", f"epochs to scratch's error, {middle}", "gain"]
     lines = [header, ["---"] * len(header)]
-    for row in report["rows"]:
+    for row in (r for r in report["rows"] if r["certificate"]):  # else it was only tried
         method, _, variant = row["name"].partition(", ")
         of = row["finetuning"].get(middle)
         line = [method, HEADS[variant], *(_errors(row["finetuning"].get(share)) for share in shares)]

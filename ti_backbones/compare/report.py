@@ -104,7 +104,7 @@ class Report:
                 axes.set_yticklabels([])
             axes.spines[["top", "right"]].set_visible(False)
         if self.reference:
-            panels[0].legend(loc="lower left", frameon=False)
+            fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right", frameon=False)
         fig.savefig(path, dpi=120)
 
 
