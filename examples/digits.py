@@ -23,7 +23,7 @@ from ti_backbones.compare.methods import Autoencoder
 from ti_backbones.data.order import uniforms
 from ti_backbones.decoder import PooledDecoder
 from ti_backbones.images import view
-from ti_backbones.isomorphism import certify_backbone, fit_representation, grid, normalisation, orbit_latents
+from ti_backbones.isomorphism import certify_backbone, normalisation, represent
 from ti_backbones.objective import PRESETS, UNIFORMS, TIObjective
 from ti_backbones.pose.heads import EquivariantPoseHead, MLPHead
 
@@ -115,8 +115,7 @@ def pretrain(method: type[TIObjective], images: Tensor, views: int, seed: int) -
 
     train(objective, loss, views // BATCH, f"pretraining, {method.__name__}")
     if method is not TIObjective:  # it gets the representation that fits its latent best, afterwards
-        orbits = orbit_latents(ti, images[:400], grid(12), "disc", *normalisation(ti.encoder))
-        ti.latent_transformer = fit_representation(orbits)
+        ti.latent_transformer = represent(ti.encoder, images[:400], "disc")
     return ti
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ti_backbones.checkpoint import write_atomically
+from ti_backbones.compare.report import shares_of
 from ti_backbones.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +25,7 @@ HEADS = {"": "MLP", "articulated": "articulated", "equivariant": "equivariant", 
 
 def comparison(report: dict[str, Any]) -> str:
     """A comparison's headline numbers in Markdown."""
-    shares = sorted({share for row in report["rows"] for share in row["finetuning"]}, key=lambda s: float(s.split()[0]))
+    shares = shares_of(report["rows"])
     middle = shares[len(shares) // 2]
     header = ["pretraining", "head", *(f"{share} of the labels" for share in shares)]
     header += [f"worst less best angle, {middle}", f"epochs to scratch's error, {middle}", "gain"]

@@ -16,18 +16,8 @@ from .methods import METHODS, START
 
 # these add cells to a comparison, or only say how it is computed; everything else decides what its cells hold
 MAY_CHANGE = {
-    *(
-        "out",
-        "methods",
-        "given",
-        "own_head",
-        "labels",
-        "seeds",
-        "label_seeds",
-        "pretraining_seeds",
-        "best",
-        "best_seeds",
-    ),
+    *("out", "methods", "given", "own_head", "labels", "seeds", "label_seeds"),
+    *("pretraining_seeds", "best", "best_seeds"),
     *("device", "workers", "cache_gb", "checkpoint_minutes"),
 }
 ALL = "scratch,autoencoder,autoencoder-pooled,simclr,peclr,ti-paper,ti-o2"

@@ -14,7 +14,7 @@ from ..data.images import Samples, Selection
 from ..latent import O2Representation
 from ..pose import metrics
 from ..pose.augment import Frame
-from ..pose.data import Hands, InMemory, label_subset, open_hands
+from ..pose.data import Hands, InMemory, first, label_subset, open_hands
 from ..pose.model import PoseModel, PoseSpec, build_head
 from ..pose.predictions import errors_over_rotation
 from ..pose.recipe import Recipe
@@ -124,8 +124,7 @@ def reference(sets: Sets) -> dict[str, float]:
     Returns:
         "pose_mpjpe", "pose_pa_mpjpe" and "hand_pa_mpjpe", mm.
     """
-    chosen = [list(range(min(len(sets.train), REFERENCE_HANDS)))]
-    hands, test = next(iter(sets.train.batches(chosen))), sets.test.tensors
+    hands, test = first(sets.train, REFERENCE_HANDS), sets.test.tensors
     known = hands["valid"].all(1)
     poses = (hands["joints"] - hands["joints"][:, :1])[known].double()
     if not len(poses):
@@ -151,10 +150,7 @@ def _model(config: CompareConfig, folder: Path, recipe: Recipe, train: Hands, se
         if not isinstance(transformer, O2Representation):
             transformer = fit_transformer(ti.encoder, train, FRAME, machine.device)
         torch.manual_seed(seed)
-    options: dict[str, Any] = {}
-    if recipe.head_kind in ("mlp", "articulated", "equivariant"):
-        options = {"dropout": recipe.dropout} | ({"width": recipe.width} if recipe.width else {})
-    head = build_head(ti.encoder, transformer, recipe.head_kind, "joints", **options)
+    head = build_head(ti.encoder, transformer, recipe.head_kind, "joints", **recipe.head_options)
     spec = PoseSpec(config.size, FRAME, "joints", head.kind, head.options)
     model = PoseModel(ti.encoder, transformer, head, spec).to(machine.device)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -18,7 +18,7 @@ from ..data.order import StepSampler, generator, uniforms
 from ..errors import InputError, first_line
 from ..isomorphism import Certificate
 from ..objective import UNIFORMS
-from ..pose.data import Hands
+from ..pose.data import Hands, first
 from ..pretrain_config import PretrainConfig
 from ..pretrain_setup import build, learning_rate, make_optimiser
 from .config import CompareConfig
@@ -188,7 +188,7 @@ class Pretraining:
         """
         ti, frame, device = self.ti.eval(), self.options.objective.frame, self.machine.device
         if not self.method.trains_transformer:
-            images = next(iter(self.hands.batches([list(range(min(len(self.hands), FITTED_ON)))])))["image"]
+            images = first(self.hands, FITTED_ON)["image"]
             torch.manual_seed(self.options.seed)
             with self.machine.autocast:
                 ti.latent_transformer = isomorphism.represent(ti.encoder, images, frame, device)

@@ -41,7 +41,7 @@ class Report:
 
     def table(self, markdown: bool = False) -> str:
         """The headline numbers, as text or Markdown."""
-        shares = _shares(self.rows)
+        shares = shares_of(self.rows)
         header = ["method", "probe MPJPE / PA"]
         for share in shares:
             header += [f"{share}: MPJPE / PA", f"{share}: angle spread", f"{share}: epochs to target"]
@@ -73,7 +73,7 @@ class Report:
 
     def curves(self, path: Path) -> None:
         """Draw the mean validation MPJPE by epoch, a panel for each share (needs matplotlib)."""
-        shares = _shares(self.rows)
+        shares = shares_of(self.rows)
         fig, panels = _figure(len(shares), 5.0)
         for axes, share in zip(panels, shares, strict=True):
             for row in self.rows:
@@ -86,7 +86,7 @@ class Report:
 
     def bars(self, path: Path) -> None:
         """Draw PA-MPJPE on test, a panel for each share, with the spread over seeds (needs matplotlib)."""
-        shares = _shares(self.rows)
+        shares = shares_of(self.rows)
         fig, panels = _figure(len(shares), 4.0)
         rows = [row for row in self.rows if row["finetuning"]]
         for axes, share in zip(panels, shares, strict=True):
@@ -122,7 +122,7 @@ def write_report(out: Path, cells: Sequence[Cell], how: str) -> Report:
     report = summarise(cells, said + how)
     checkpoint.write_atomically(out / "report.json", report.to_json().encode())
     checkpoint.write_atomically(out / "table.md", f"{report.table(markdown=True)}\n".encode())
-    if _shares(report.rows):
+    if shares_of(report.rows):
         with contextlib.suppress(ImportError):  # extra [train]
             for draw, name in ((report.curves, "curves.png"), (report.bars, "bars.png")):
                 with checkpoint.replacing(out / name) as [figure]:
@@ -210,7 +210,8 @@ def _spread(values: Iterable[float]) -> dict[str, Any]:
     return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def _shares(rows: Sequence[dict[str, Any]]) -> list[str]:
+def shares_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The shares of the labels that any row was fine-tuned on, rising."""
     return sorted({share for row in rows for share in row["finetuning"]}, key=lambda s: float(s.split()[0]))
 
 

@@ -269,6 +269,11 @@ def label_subset(count: int, labels: float, seed: int) -> np.ndarray:
     return np.sort(order[:wanted].numpy())
 
 
+def first(hands: Hands, count: int) -> Batch:
+    """The first hands of a set, at most `count`, as one batch."""
+    return next(iter(hands.batches([list(range(min(len(hands), count)))])))
+
+
 def in_chunks(count: int, size: int) -> list[list[int]]:
     """0 ... count - 1 in lists of `size`."""
     return [list(range(i, min(i + size, count))) for i in range(0, count, size)]

@@ -121,12 +121,9 @@ def _build(
     frame: Frame = training["frame"]
     if transformer is None and needs_transformer(recipe):
         transformer = fit_transformer(encoder.to(device), train, frame, device)
-    options: dict[str, Any] = {}
-    if recipe.head_kind in ("mlp", "articulated", "equivariant"):
-        options = {"dropout": recipe.dropout} | ({"width": recipe.width} if recipe.width else {})
     output: Output = config.output
     body = Mano(config.mano) if output == "mano" and config.mano is not None else None
-    head = build_head(encoder, transformer, recipe.head_kind, output, **options)
+    head = build_head(encoder, transformer, recipe.head_kind, output, **recipe.head_options)
     spec = PoseSpec(training["size"], frame, output, head.kind, head.options, body.sha256 if body else "")
     return PoseModel(encoder, transformer, head, spec, body)
 

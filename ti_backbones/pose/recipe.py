@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import Rule, check_choices, check_options
 
@@ -73,6 +73,13 @@ class Recipe:
     @property
     def head_kind(self) -> str:
         return "linear" if self.mode == "linear" else self.head
+
+    @property
+    def head_options(self) -> dict[str, Any]:
+        """What the head is built with, where it has that."""
+        if self.head_kind not in ("mlp", *SAID_APART):
+            return {}
+        return {"dropout": self.dropout} | ({"width": self.width} if self.width else {})
 
     @property
     def turns_images(self) -> bool:
