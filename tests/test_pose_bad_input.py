@@ -211,12 +211,18 @@ def test_predictions_that_are_not_finite(fails, shard: Path, finished: Path, ima
     assert not (tmp_path / "predicted").exists()
 
 
-def test_evaluate_options(fails, shard: Path, finished: Path, images: Path):
+def test_evaluate_options(fails, shard: Path, finished: Path, images: Path, tmp_path: Path):
     test = ("evaluate", finished, "--device", "cpu", "--workers", 0, "--data")
     assert_words(fails(*test, f"folder:{images}"), "no hand with labelled joints")
     assert_words(fails(*test, f"shards:{shard}", "--official"), "--official goes with", "dexycb")
     for option in ("--angles", "--limit"):
         assert_words(fails(*test, f"shards:{shard}", option, -1), f"{option} is -1: it must be 0 or more")
+    against = (*test, f"shards:{shard}", "--against")
+    assert_words(fails(*against, images), f"--against '{images}' has no results", "run evaluate on it")
+    others = json.dumps({"data": "others", "samples": []})
+    for said, word in ((others, "are of other hands"), ("[]", "are no results of evaluate")):
+        (tmp_path / "results.json").write_text(said)
+        assert_words(fails(*against, tmp_path), word)
     assert not (finished / "evaluation").exists()
 
 

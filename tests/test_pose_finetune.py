@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import signal
@@ -17,6 +18,7 @@ from hands import write_shard
 from PIL import Image
 from running import Forked, command, forked, until
 from safetensors.torch import load_file
+from scipy import stats
 
 from ti_backbones import cli, o2
 from ti_backbones.backbone import TIBackbone
@@ -327,6 +329,19 @@ def test_finetune_then_evaluate_then_predict(hands: Path, images: Path, tmp_path
         with Image.open(run / "evaluation" / name) as picture:
             picture.load()
             assert len(picture.getcolors(2**24)) > 100
+    theirs = copy.deepcopy(results)
+    more = np.random.default_rng(0).uniform(0, 4, 44)
+    for sample, mm in zip(theirs["samples"], more, strict=True):
+        sample["mpjpe"] += mm
+    theirs["samples"].reverse()  # the same hands in another order
+    (tmp_path / "results.json").write_text(json.dumps(theirs))
+    assert cli.main(["evaluate", str(run), *test, "--against", str(tmp_path)]) == 0
+    said = json.loads((run / "evaluation" / "results.json").read_text())["against"]
+    interval = stats.norm.interval(0.95, more.mean(), stats.sem(more))
+    assert [said["mpjpe"]["low"], said["mpjpe"]["high"]] == pytest.approx(interval, abs=1e-3)
+    assert said["mpjpe"]["theirs"] == pytest.approx(results["mpjpe"]["root"] + more.mean(), abs=1e-3)
+    assert said["pa_mpjpe"]["low"] == pytest.approx(said["pa_mpjpe"]["high"], abs=1e-3)
+    assert f"MPJPE {results['mpjpe']['root']:.2f} against" in capsys.readouterr().out
     out = tmp_path / "predicted"
     assert cli.main(["predict", str(run), str(images), "--out", str(out), "--device", "cpu"]) == 0
     found = json.loads((out / "joints.json").read_text())["hands"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,13 +14,15 @@ from ..checkpoint import replacing, write_atomically
 from ..data import open_data
 from ..data.images import Selection
 from ..distributed import fast_bf16, find_device
-from ..errors import InputError
+from ..errors import InputError, first_line
 from . import metrics
 from .data import load
 from .model import load_pose_model
 from .official import WRITERS, write_official
 from .predictions import errors_over_rotation, predict_set
 from .results import Results, evaluate_predictions, picture_sheet
+
+RESULTS, EVALUATION = "results.json", "evaluation"
 
 
 @dataclass
@@ -32,6 +35,9 @@ class EvaluateConfig:
     """labelled images: embedded, shards:PATH, dexycb:PATH, interhand:PATH, freihand:PATH, ho3d:PATH"""
     out: Path | None = None
     """folder for results.json, pck.png and hands.png; RUN/evaluation if empty"""
+    against: Path | None = None
+    """another pose folder that was evaluated on the same data, or a folder of its results: by how much this one is
+    better"""
     official: bool = False
     """also write the file that the set's own evaluation script takes (DexYCB, FreiHAND, HO-3D, InterHand2.6M)"""
     angles: int = 0
@@ -64,6 +70,7 @@ def evaluate(config: EvaluateConfig) -> Results | None:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(config, name)}: it must be {least} or more")
     if config.official and (config.data.partition(":")[0] not in WRITERS or config.limit):
         raise InputError(f"--official goes with a whole split of {', '.join(WRITERS)}: leave it out")
+    theirs = _results_of(config.against) if config.against else None
     import_module("matplotlib")  # now, not after minutes of work
     device = find_device(config.device)
     model = load_pose_model(config.run, config.mano).to(device)
@@ -71,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> Results | None:
     if config.limit:
         samples = Selection(samples, _first(len(samples), config.limit))
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
-    out = config.out or config.run / "evaluation"
+    out = config.out or config.run / EVALUATION
     predictions = predict_set(model, samples, config.workers, bf16, root_only=config.official)
     if config.official:
         print(f"wrote '{write_official(predictions, samples, config.data, out)}'")
@@ -80,15 +87,26 @@ def evaluate(config: EvaluateConfig) -> Results | None:
             return None
         predictions = predictions.take(counts)
     results = evaluate_predictions(predictions, config.data)
+    if theirs is not None:
+        results.compare(theirs)
     if config.angles:
         some = load(Selection(samples, _first(len(samples), config.angles_limit)), model.spec.size, config.workers)
         results.rotation = errors_over_rotation(model, some, config.angles, bf16)
-    write_atomically(out / "results.json", results.to_json().encode())
+    write_atomically(out / RESULTS, results.to_json().encode())
     with replacing(out / "pck.png") as [figure]:
         results.figure(figure)
     with replacing(out / "hands.png") as [picture]:
         picture_sheet(predictions, results, samples, model.spec.size).save(picture)
     return results
+
+
+def _results_of(folder: Path) -> dict[str, Any]:
+    """What an earlier evaluation wrote into a folder, or into a run's own."""
+    path = next((p for p in (folder / RESULTS, folder / EVALUATION / RESULTS) if p.is_file()), folder / RESULTS)
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise InputError(f"--against '{folder}' has no results ({first_line(e)}): run evaluate on it first") from e
 
 
 def _first(length: int, limit: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data.draw import COLOURS, sheet, tile
 from ..data.images import Samples
+from ..errors import InputError, first_line
 from . import metrics
 from .data import fit
 from .predictions import Predictions
@@ -41,6 +42,8 @@ class Results:
         size_ratio: mean of predicted over labelled size (norm of the root-relative joints): below 1 is a shrunken hand.
         curves: alignment -> PCK at `thresholds_mm`.
         samples: each hand's key, MPJPE and PA-MPJPE in both forms.
+        against: what another model has on the same hands, and by how much this one's error is less: the ends of the
+            95 % confidence interval of the paired mean. By "mpjpe" and "pa_mpjpe", if it was asked for.
     """
 
     data: str
@@ -59,6 +62,29 @@ class Results:
     curves: dict[str, list[float]]
     samples: list[dict[str, Any]]
     rotation: dict[str, Any] = field(default_factory=dict)
+    against: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def compare(self, theirs: dict[str, Any]) -> None:
+        """Fill in `against`.
+
+        Args:
+            theirs: another model's results on the same hands, as `to_json` writes them.
+
+        Raises:
+            InputError: if they are of other hands, or no results.
+        """
+        try:
+            errors = {s["key"]: s for s in theirs["samples"]}
+            if errors.keys() != {s["key"] for s in self.samples} or len(errors) < 2:
+                raise InputError(f"the results on '{theirs['data']}' are of other hands: evaluate both on the same")
+            for key in ("mpjpe", "pa_mpjpe"):
+                other = np.array([errors[s["key"]][key] for s in self.samples], float)
+                less = other - np.array([s[key] for s in self.samples])
+                half = 1.96 * less.std(ddof=1) / math.sqrt(len(less))
+                low, high = float(less.mean() - half), float(less.mean() + half)
+                self.against[key] = {"theirs": float(other.mean()), "low": low, "high": high}
+        except (KeyError, TypeError, ValueError) as e:
+            raise InputError(f"these are no results of evaluate ({first_line(e)}): evaluate that model again") from e
 
     def to_json(self) -> str:
         """Everything, as JSON; what is not a number is null."""
@@ -94,6 +120,12 @@ class Results:
                     f"  {name} over {len(r)} in-plane rotations: best {min(r):.2f}, worst {max(r):.2f},"
                     f" spread {max(r) - min(r):.2f}"
                 )
+        for key, their in self.against.items():
+            less = (their["low"] + their["high"]) / 2
+            lines.append(
+                f"  {key.upper().replace('_', '-')} {their['theirs'] - less:.2f} against {their['theirs']:.2f}:"
+                f" {100 * less / their['theirs']:.1f} % less ({their['low']:.2f} to {their['high']:.2f} mm, 95 %)"
+            )
         return "\n".join(lines)
 
     def figure(self, path: Path) -> None:
