@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 
 from ti_backbones.backbone import CARD_FILE, TIBackbone, read_config
 from ti_backbones.checkpoint import write_atomically, write_files
+from ti_backbones.data import load_all, open_data
 from ti_backbones.errors import InputError
 from ti_backbones.inspection import InspectConfig, inspect
 from ti_backbones.model_folder import COMPARISON, LOADED, LOG_FILE, read_model_folder, read_recipe
@@ -26,6 +28,7 @@ from .command import command
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = HERE.parent / "ti_backbones" / "weights"
+FEATURES, GAIN = 1e-3, 0.01  # what half precision may change: relative L2 of the features, and the gain
 
 
 @dataclass
@@ -84,12 +87,14 @@ def assemble(config: AssembleConfig) -> Path:
 def _fill(folder: Path, config: AssembleConfig, recipe_file: Path) -> None:
     """Everything of the folder, in its place or another."""
     recipe = read_recipe(recipe_file)
-    TIBackbone.from_pretrained(config.run).save_pretrained(folder, half=True)
+    trained = TIBackbone.from_pretrained(config.run)
+    trained.save_pretrained(folder, half=True)
     for data, file, said in ((config.data, "certificate", recipe.test_data), (config.photos, "photos", recipe.photos)):
         if data:
             figure = folder / f"{file}.png" if file == "certificate" else None
             inspect(InspectConfig(str(folder), data, json=folder / f"{file}.json", figure=figure))
             _reword(folder / f"{file}.json", data=said)
+    _check_rounding(folder, config, trained)
     write_atomically(folder / LOG_FILE, _read(config.run / "training" / LOG_FILE))
     if config.comparison:
         there = [f for f in COMPARISON if f == COMPARISON[0] or (config.comparison / f).is_file()]
@@ -102,6 +107,25 @@ def _fill(folder: Path, config: AssembleConfig, recipe_file: Path) -> None:
     card = public.files[CARD_FILE]
     assert isinstance(card, bytes)
     write_atomically(folder / CARD_FILE, card)
+
+
+@torch.no_grad()
+def _check_rounding(folder: Path, config: AssembleConfig, trained: TIBackbone) -> None:
+    """That half precision changes neither features nor gain.
+
+    Raises:
+        InputError: if it does, or the training was certified on other images.
+    """
+    gain, before = (json.loads(_read(p / "certificate.json"))["gain"] for p in (folder, config.run))
+    images = load_all(open_data(config.data, "test"), trained.metadata["training"]["size"], 64).images.float() / 255
+    z = trained.eval()(images)
+    error = float((TIBackbone.from_pretrained(folder).eval()(images) - z).norm() / z.norm())
+    print(f"in half precision: features differ by {error:.1e}, the gain is {gain:.4f} and was {before:.4f}")
+    if not (error <= FEATURES and abs(gain - before) <= GAIN):
+        raise InputError(
+            f"'{config.run}' is not what half precision keeps (features differ by {error:.1e}, the gain is {gain:.3f}"
+            f" on '{config.data}' and was {before:.3f}): certify both on the same images, or look for huge weights"
+        )
 
 
 def _read(path: Path) -> bytes:

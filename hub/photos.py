@@ -137,6 +137,10 @@ def write(out: Path, package: Path | None) -> None:
     """
     if package and not package.is_file():
         raise InputError(f"--package is '{package}', and there is no such file: leave it out, or mend it")
+    names = [f"{Path(photo).stem}_{i}.png" for photo in PHOTOS for i in range(PLACES)]
+    if all((out / name).is_file() for name in names):
+        print(f"the {len(names)} pictures are in '{out}' already")
+        return
     random, pictures = np.random.default_rng(0), {}
     for name, hand in photographs(package.read_bytes() if package else download()).items():
         for i in range(PLACES):

@@ -1,4 +1,4 @@
-"""`python -m hub.readme`: the README's tables, made of the committed results, so that they cannot drift.
+"""`python -m hub.readme`: the README's tables and first figure, made of the committed results: they cannot drift.
 
 Each stands between `<!-- NAME: made by python -m hub.readme -->` and `<!-- /NAME -->`. With --check nothing is written,
 and exit code 1 says that the README is not what the results say.
@@ -18,6 +18,8 @@ from ti_backbones.checkpoint import write_atomically
 from ti_backbones.compare.report import shares_of
 from ti_backbones.errors import InputError
 
+from .overview import errors, figure, is_drawn, models, table
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPARISON = ROOT / "hub" / "results" / "comparison" / "report.json"
 HEADS = {"": "MLP", "articulated": "articulated", "equivariant": "equivariant", "latent": "MLP, on turned latents"}
@@ -33,22 +35,13 @@ def comparison(report: dict[str, Any]) -> str:
     for row in (r for r in report["rows"] if r["certificate"]):  # else it was only tried
         method, _, variant = row["name"].partition(", ")
         of = row["finetuning"].get(middle)
-        line = [method, HEADS[variant], *(_errors(row["finetuning"].get(share)) for share in shares)]
-        line += [_errors(of and of["spread"]), _epochs(of), f"{row['certificate']['gain']:.2f}"]
+        line = [method, HEADS[variant], *(errors(row["finetuning"].get(share)) for share in shares)]
+        line += [errors(of and of["spread"]), _epochs(of), f"{row['certificate']['gain']:.2f}"]
         lines.append(line)
     mean = report["reference"]
     lines.append(["none: the mean training hand, laid on the answer", "", f"PA {mean['hand_pa_mpjpe']:.1f}"])
     lines[-1] += [""] * (len(header) - len(lines[-1]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _errors(of: dict[str, Any] | None) -> str:
-    """MPJPE / PA-MPJPE."""
-    if not of:
-        return "not run"
-    means = [of[k]["mean"] for k in ("mpjpe", "pa_mpjpe")]
-    deviation = of["pa_mpjpe"]["sd"]
-    return " / ".join(f"{m:.1f}" for m in means) + (f" ± {deviation:.1f}" if deviation is not None else "")
 
 
 def _epochs(of: dict[str, Any] | None) -> str:
@@ -66,6 +59,7 @@ def hosts() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "models": lambda: table(models()),
     "comparison": lambda: comparison(json.loads(COMPARISON.read_text())),
     "hosts": hosts,
 }
@@ -95,9 +89,11 @@ def main() -> int:
     try:
         text = arguments.readme.read_text()
         new = made(text)
-        if not arguments.check:
-            write_atomically(arguments.readme, new.encode())
-        return int(arguments.check and new != text)
+        if arguments.check:
+            return int(new != text or not is_drawn(models()))
+        write_atomically(arguments.readme, new.encode())
+        figure(models())
+        return 0
     except (InputError, OSError) as e:
         print(f"readme: error: {e}", file=sys.stderr)
         return 2

@@ -240,6 +240,20 @@ def test_a_stopped_comparison_goes_on_with_the_same_cells(hands: Path, tmp_path:
     assert not list(config.out.rglob("checkpoint.pt"))
 
 
+def test_the_best_are_those_that_validate_best_with_their_best_head(hands: Path, sets: Sets, tmp_path: Path):
+    config = config_for(hands, tmp_path, methods="autoencoder,simclr,ti-o2", best=2)
+    errors = {"autoencoder": {"": [78, 78]}, "simclr": {"": [80, 80], "latent": [10]}}  # one that has not all its cells
+    errors["ti-o2"] = {"": [85, 85], "equivariant": [75, 76]}
+    (tmp_path / "cells").mkdir()
+    for method, variants in errors.items():
+        for variant, values in variants.items():
+            for i, mm in enumerate(values):
+                about = {"stage": "finetuning", "method": method, "variant": variant, "pretraining_seed": 0}
+                cell = about | {"validation": {"mpjpe": mm, "pa_mpjpe": 0}, "test": {"mpjpe": -mm}}
+                (tmp_path / "cells" / f"{method}{variant}{i}.json").write_text(json.dumps(cell))
+    assert comparing._Comparison(config, sets, CPU).best() == ["ti-o2", "autoencoder"]
+
+
 def test_each_method_takes_the_learning_rate_that_is_best_on_validation(hands: Path, tmp_path: Path, monkeypatch):
     config = config_for(hands, tmp_path, methods="scratch,ti-o2", labels="1", label_seeds="1", own_head="")
     config = replace(config, lrs="1e-4,1e-2,0.5", trial_views=28)

@@ -28,7 +28,7 @@ commands = [
     "python -m hub.hands render --num 12 --size 64 --processes 1 --split test --first 20000 --out {work}/test",
     "ti-backbones pretrain --model test_resnet --data shards:{work}/train --test-data shards:{work}/test {few} --grow 32:0.5 --size 64 --batch 8 --epochs 2 --resume --out {work}/run",
     "ti-backbones pretrain --model test_resnet --preset autoencoder --data shards:{work}/train --test-data shards:{work}/test {few} --batch 8 --epochs 2 --resume --out {work}/rival",
-    "ti-backbones compare --model test_resnet --data shards:{work}/train --test-data shards:{work}/test {few} --methods scratch --given ours={work}/run,rival={work}/rival --own-head ours:equivariant --labels 0.5 --seeds 2 --recipe.epochs 1 --recipe.min-steps 2 --recipe.batch 8 --angles 2 --out {work}/compare",
+    "ti-backbones compare --model test_resnet --data shards:{work}/train --test-data shards:{work}/test {few} --methods scratch --given ti={work}/run,ae-pooled={work}/rival --own-head ti:equivariant --labels 0.5 --seeds 2 --recipe.epochs 1 --recipe.min-steps 2 --recipe.batch 8 --angles 2 --out {work}/compare",
     "python tests/benchmarks --only inference --quick --pairs 1 --threads 1 --json {work}/speed.json",
     "python -m hub.assemble ti_test_resnet.small --run {work}/run --data shards:{work}/test --photos shards:{work}/train --comparison {work}/compare --speed {work}/speed.json --bundle --models {work}/models --recipes {work}/recipes --package {work}/package",
 ]
@@ -67,8 +67,8 @@ def test_a_recipe_makes_the_folder_with_its_proof(tmp_path: Path):
         assert (tmp_path / "package" / NAME / file).read_bytes() == (folder / file).read_bytes()
 
     card, report = (folder / "README.md").read_text(), json.loads((folder / "comparison" / "report.json").read_text())
-    assert [row["name"] for row in report["rows"]] == ["scratch", "ours", "ours, equivariant", "rival"]
-    tens = report["rows"][1]["finetuning"]["50 %"]["pa_mpjpe"]
+    assert [row["name"] for row in report["rows"]] == ["scratch", "ae-pooled", "ti", "ti, equivariant"]
+    tens = report["rows"][2]["finetuning"]["50 %"]["pa_mpjpe"]
     for part in (f"{tens['mean']:.1f} ± {tens['sd']:.1f}", "(12 synthetic renders)", "real photographs", "## Speed"):
         assert part in card
     assert str(tmp_path) not in card.partition("## Recipe")[0]

@@ -72,7 +72,7 @@ class CompareConfig:
     pretraining_seeds: int = 1
     """pretrainings of each method"""
     best: int = 0
-    """so many pretrained methods, best by validation, are pretrained with `best_seeds` seeds"""
+    """so many pretrained methods, best by validation with their best head, are pretrained with `best_seeds` seeds"""
     best_seeds: int = 2
     """see `best`"""
     preset: Literal["default", "paper"] = "default"

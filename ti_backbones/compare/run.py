@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -242,13 +243,15 @@ class _Comparison:
         return "bf16" if self.machine.bf16 else "fp32"
 
     def best(self) -> list[str]:
-        """The pretrained methods that are best on validation, over all shares; test is not looked at."""
+        """The pretrained methods that are best on validation with their best head; test is not looked at."""
 
         def mean_score(name: str) -> float:
-            of = [
-                c for c in self.cells() if c.get("method") == name and c["stage"] == "finetuning" and not c["variant"]
-            ]
-            return float(np.mean([score(c["validation"]) for c in of if c["pretraining_seed"] == 0]))
+            scores: dict[str, list[float]] = defaultdict(list)  # by variant
+            for c in self.cells():
+                if c.get("method") == name and c["stage"] == "finetuning" and c["pretraining_seed"] == 0:
+                    scores[c["variant"]].append(score(c["validation"]))
+            whole = [float(np.mean(s)) for s in scores.values() if len(s) == len(scores[""])]
+            return min(whole, default=math.inf)
 
         pretrained = [name for name in self.config.method_names if METHODS[name].views]
         return sorted(pretrained, key=mean_score)[: self.config.best]
