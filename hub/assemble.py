@@ -41,12 +41,12 @@ class AssembleConfig:
     """folder of the training"""
     data: str
     """held-out images to certify on"""
-    comparison: Path | None = None
-    """folder of a comparison that has the model among its rows"""
-    speed: Path | None = None
-    """JSON of the benchmark of inference"""
-    photos: str = ""
+    photos: str
     """real photographs to certify on, too"""
+    comparison: Path
+    """folder of a comparison that has the model among its rows"""
+    speed: Path
+    """JSON of the benchmark of inference"""
     bundle: bool = False
     """put the model into the package, too"""
     models: Path = HERE / "models"
@@ -74,9 +74,11 @@ def assemble(config: AssembleConfig) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / config.name
         _fill(folder, config, recipe_file)
-        done = config.models / config.name
+        done, beside = config.models / config.name, config.models / f".{config.name}.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(folder, beside)
         shutil.rmtree(done, ignore_errors=True)
-        shutil.copytree(folder, done)
+        beside.rename(done)
     size = sum(p.stat().st_size for p in done.rglob("*") if p.is_file())
     print(f"wrote '{done}', {size / 1e6:.1f} MB")
     if config.bundle:
@@ -90,19 +92,16 @@ def _fill(folder: Path, config: AssembleConfig, recipe_file: Path) -> None:
     trained = TIBackbone.from_pretrained(config.run)
     trained.save_pretrained(folder, half=True)
     for data, file, said in ((config.data, "certificate", recipe.test_data), (config.photos, "photos", recipe.photos)):
-        if data:
-            figure = folder / f"{file}.png" if file == "certificate" else None
-            inspect(InspectConfig(str(folder), data, json=folder / f"{file}.json", figure=figure))
-            _reword(folder / f"{file}.json", data=said)
+        figure = folder / f"{file}.png" if file == "certificate" else None
+        inspect(InspectConfig(str(folder), data, json=folder / f"{file}.json", figure=figure))
+        _reword(folder / f"{file}.json", data=said)
     _check_rounding(folder, config, trained)
     write_atomically(folder / LOG_FILE, _read(config.run / "training" / LOG_FILE))
-    if config.comparison:
-        there = [f for f in COMPARISON if f == COMPARISON[0] or (config.comparison / f).is_file()]
-        write_files(folder / "comparison", {f: _read(config.comparison / f) for f in there})
-        title = json.loads(_read(folder / "comparison" / COMPARISON[0]))["title"]
-        _reword(folder / "comparison" / COMPARISON[0], title=f"{title.rpartition(' (')[0]} ({recipe.test_data})")
-    if config.speed:
-        write_atomically(folder / "speed.json", _read(config.speed))
+    there = [f for f in COMPARISON if f == COMPARISON[0] or (config.comparison / f).is_file()]
+    write_files(folder / "comparison", {f: _read(config.comparison / f) for f in there})
+    title = json.loads(_read(folder / "comparison" / COMPARISON[0]))["title"]
+    _reword(folder / "comparison" / COMPARISON[0], title=f"{title.rpartition(' (')[0]} ({recipe.test_data})")
+    write_atomically(folder / "speed.json", _read(config.speed))
     public = read_model_folder(folder, f"local-dir:hub/models/{config.name}", recipe_file=recipe_file)
     card = public.files[CARD_FILE]
     assert isinstance(card, bytes)

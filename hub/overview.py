@@ -18,7 +18,7 @@ from ti_backbones.published import WEIGHTS_FILE
 
 MODELS = Path(__file__).resolve().parent / "models"
 FIGURE = Path(__file__).resolve().parent / "results" / "models.png"
-OURS, BEST = "ti", "ti, equivariant"
+OURS = "ti"
 NAMES = {"scratch": "from scratch", "start": "ImageNet", "ae-pooled": "autoencoder", OURS: "TI"}
 MADE_OF = ("certificate.json", "photos.json", "speed.json", "comparison/report.json")
 
@@ -65,7 +65,8 @@ def table(found: list[Model]) -> str:
     if not found:
         return "No pretrained weights yet."
     header = ["model", "parameters", "file", "views seen", "gain", "moving share", "gain on photographs"]
-    header += ["linear probe", "fine-tuned on 10 % of the labels", "the same from scratch", "time against timm's"]
+    header += ["linear probe", f"fine-tuned on {_share(found)} of the labels", "the same from scratch"]
+    header += ["time against timm's"]
     lines = [header, ["---"] * len(header)]
     for model in found:
         parameters, size = _size(model.folder)
@@ -75,9 +76,14 @@ def table(found: list[Model]) -> str:
         line += [f"{size / 1e6:.1f} MB", f"{model.training['views']:,}"]
         line += [f"{certificate[key]:.2f}" for key in ("gain", "moving_share")] + [f"{photos['gain']:.2f}"]
         line += [errors(model.rows[OURS]["probe"])]
-        line += [errors(model.tuned(row)) for row in (BEST, "scratch")]
+        line += [errors(model.tuned(row)) for row in (OURS, "scratch")]
         lines.append([*line, " and ".join(f"{ratio:.2f}" for ratio in ratios)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(found: list[Model]) -> str:
+    """The share of the labels that models were fine-tuned on."""
+    return " or ".join(sorted({model.share for model in found if model.share})) or "none"
 
 
 def errors(of: dict[str, Any] | None) -> str:

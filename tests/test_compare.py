@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hands import write_shard
+from running import Forked
 
 from ti_backbones import o2
 from ti_backbones.compare import run as comparing
@@ -61,7 +63,7 @@ def sets(hands: Path, tmp_path_factory: pytest.TempPathFactory) -> Sets:
 
 def cells_of(out: Path) -> dict[str, Any]:
     """Every cell, without the time it took."""
-    cells = {p.stem: json.loads(p.read_text()) for p in sorted((out / "cells").glob("*.json"))}
+    cells = {p.stem: json.loads(p.read_text()) for p in sorted((out / "cells").glob("[!.]*.json"))}
     for cell in cells.values():
         cell.pop("seconds", None)
     return cells
@@ -238,6 +240,44 @@ def test_a_stopped_comparison_goes_on_with_the_same_cells(hands: Path, tmp_path:
     for name in ("table.md", "curves.png", "bars.png"):
         assert (config.out / name).stat().st_size > 500
     assert not list(config.out.rglob("checkpoint.pt"))
+
+
+def test_processes_share_a_comparison(hands: Path, tmp_path: Path):
+    few = ("--recipe.epochs", 1, "--recipe.min-steps", 2, "--recipe.batch", 8, "--recipe.width", 16, "--angles", 2)
+    options = ("--data", f"shards:{hands}", "--model", "test_resnet", "--size", 32, "--batch-views", 28, *few)
+    options += (
+        "--budget-views",
+        60,
+        "--lrs",
+        "1.5e-3",
+        "--labels",
+        "1",
+        "--seeds",
+        1,
+        "--own-head",
+        "",
+        "--workers",
+        0,
+    )
+    methods = ["scratch", "autoencoder-pooled", "ti-o2"]
+    out = ("--out", tmp_path / "out", "--device", "cpu", "--precision", "fp32")
+    started = [Forked(("compare", *out, *options, "--methods", name)) for name in methods]
+    for ended in [process.wait() for process in started]:
+        assert ended.code == 0, ended.err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == methods
+
+
+def test_a_comparison_goes_on_from_its_cells_alone(hands: Path, tmp_path: Path):
+    few = {"methods": "ti-o2", "own_head": "", "labels": "1", "label_seeds": "1"}
+    comparing.compare(config_for(hands, tmp_path, **few))
+    weights = tmp_path / "pretrained" / "ti-o2-0" / "model.safetensors"
+    before, cells = weights.read_bytes(), cells_of(tmp_path)
+    shutil.rmtree(tmp_path / "pretrained")
+    (tmp_path / "cells" / ".killed.partial.json").write_text("{")
+    comparing.compare(config_for(hands, tmp_path, **few | {"labels": "0.5,1", "label_seeds": "1,1"}))
+    assert weights.read_bytes() == before
+    assert cells.items() <= cells_of(tmp_path).items()
 
 
 def test_the_best_are_those_that_validate_best_with_their_best_head(hands: Path, sets: Sets, tmp_path: Path):

@@ -178,6 +178,15 @@ def test_shards_give_images_with_their_labels(tmp_path: Path):
     assert len(open_data(f"shards:{tmp_path}/1.tar")) == 1
 
 
+def test_a_range_in_braces_stands_for_its_numbers(tmp_path: Path):
+    for i in (8, 9, 10, 11):
+        write_tar(tmp_path / f"{i:03d}.tar", {f"{i}.png": png(numbered(i))})
+    samples = open_data(f"shards:{tmp_path}/{{009..011}}.tar")
+    assert [samples[i].key for i in range(len(samples))] == ["9", "10", "11"]
+    with pytest.raises(InputError, match="no tar file"):
+        open_data(f"shards:{tmp_path}/{{009..012}}.tar")
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is(tmp_path: Path):
     write_tar(tmp_path / "a[1].tar", {"3.png": png(numbered(3))})
     assert len(open_data(f"shards:{tmp_path}/a[1].tar")) == 1

@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from hub import overview
 from ti_backbones import isomorphism
 from ti_backbones.backbone import TIBackbone
 from ti_backbones.data import load_all, open_data
@@ -73,6 +74,16 @@ def test_a_recipe_makes_the_folder_with_its_proof(tmp_path: Path):
         assert part in card
     assert str(tmp_path) not in card.partition("## Recipe")[0]
     assert f"loss {json.loads((folder / 'log.jsonl').read_text().splitlines()[-1])['loss']:.3g}" in card
+
+    found = overview.models(tmp_path / "models")
+    line = overview.table(found).splitlines()[2]
+    tuned = [overview.errors(report["rows"][i]["finetuning"]["50 %"]) for i in (2, 0)]
+    for part in (NAME, f"{recorded['gain']:.2f}", overview.errors(report["rows"][2]["probe"]), " | ".join(tuned)):
+        assert part in line
+    overview.figure(found, tmp_path / "figure.png")
+    assert overview.is_drawn(found, tmp_path / "figure.png")
+    found[0].measured["certificate.json"]["error_rotated"][0] += 1e-3
+    assert not overview.is_drawn(found, tmp_path / "figure.png")
 
 
 def test_what_is_no_recipe_is_said_in_one_line(tmp_path: Path):

@@ -92,6 +92,20 @@ def test_a_representation_fitted_afterwards_finds_the_hidden_one(blocks):
         assert isomorphism.certify(fitted, latents[:, 300:]).gain > 0.99
 
 
+def test_a_fitted_representation_leaves_alone_what_stands_still():
+    """One plane of frequency 1 and two sign blocks among strong invariant content, where the default has 16 planes."""
+    moving, _ = orbit(400, 12, 5, (2, 1), seed=1)
+    still = 5 * torch.randn(1, 400, 27).expand(24, -1, -1)
+    mixing = torch.linalg.qr(torch.randn(32, 32))[0]
+    latents = torch.cat([moving, still], 2) @ mixing
+    latents = latents + 0.01 * torch.randn_like(latents)
+    fitted = isomorphism.fit_representation(latents[:, :300])
+    assert fitted.blocks[:2] == (2, 1)
+    assert isomorphism.certify(fitted, latents[:, 300:]).gain > 0.95
+    moves_all = isomorphism.fit_representation(latents[:, :300], rank=16)
+    assert isomorphism.certify(moves_all, latents[:, 300:]).gain < 0
+
+
 def test_table_json_and_figure(pictures, tmp_path):
     certificate = isomorphism.certify_backbone(isomorphic_backbone(), pictures[:8], data="test", angles=8)
     read = json.loads(certificate.to_json())

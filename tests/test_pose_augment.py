@@ -103,6 +103,17 @@ def test_nothing_moves_without_augmentation():
     assert torch.equal(moved, joints)
 
 
+def test_turned_images_are_tested_as_they_are_trained():
+    """Whole images have the mean colour in the corners that turn into view, and not black."""
+    head = make("linear", 512)
+    model = PoseModel(isomorphic_backbone().encoder, None, head, PoseSpec(SIZE, "full", "joints", head.kind))
+    images = torch.full((1, 3, SIZE, SIZE), 255, dtype=torch.uint8)
+    turned = model.views(images, o2.element(False, torch.pi / 4, 1))
+    assert turned[..., 0, 0].abs().max() == 0
+    assert torch.allclose(turned[..., SIZE // 2, SIZE // 2], model.views(images)[..., 0, 0], atol=1e-5)
+    assert (model.views(images)[..., 0, 0] > 1).all()
+
+
 def test_what_is_right_stays_right_wherever_elements_act():
     """Turned images, turned latents or both: an equivariant head on an isomorphic latent predicts it."""
     torch.manual_seed(0)

@@ -125,6 +125,8 @@ def test_sets_without_a_usable_hand(fails, shard: Path, images: Path, tmp_path: 
     assert_words(line, unlabelled, "no hand with labelled joints", "labels")
     line = fails("finetune", *out, *options_for(shard), "--val-data", unlabelled)
     assert_words(line, unlabelled, "no hand with labelled joints")
+    line = fails("finetune", *out, *options_for(shard), "--val-data", "embedded")
+    assert_words(line, "'embedded'", "no split 'val'")  # and not silently its test split
     absent = write_shard(tmp_path / "absent.tar", 8, lambda i, label: label.update(valid=[0] * 21))
     assert_words(fails("finetune", *out, *options_for(absent)), "none of", "samples can be used", "labelled")
     one = write_shard(tmp_path / "one.tar", 1)
@@ -219,11 +221,13 @@ def test_evaluate_options(fails, shard: Path, finished: Path, images: Path, tmp_
         assert_words(fails(*test, f"shards:{shard}", option, -1), f"{option} is -1: it must be 0 or more")
     against = (*test, f"shards:{shard}", "--against")
     assert_words(fails(*against, images), f"--against '{images}' has no results", "run evaluate on it")
+    assert not (finished / "evaluation").exists()
     others = json.dumps({"data": "others", "samples": []})
     for said, word in ((others, "are of other hands"), ("[]", "are no results of evaluate")):
         (tmp_path / "results.json").write_text(said)
-        assert_words(fails(*against, tmp_path), word)
-    assert not (finished / "evaluation").exists()
+        out = tmp_path / "evaluation"
+        assert_words(fails(*against, tmp_path, "--out", out), word)
+        assert json.loads((out / "results.json").read_text())["against"] == {}  # what was computed is there
 
 
 def test_predict_options(fails, finished: Path, images: Path, tmp_path: Path):

@@ -86,7 +86,7 @@ def test_left_hands_are_mirrored_to_right_ones(tmp_path: Path):
 # --- Validation and label subsets ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["subject", "identity", "sequence"])
+@pytest.mark.parametrize("name", ["subject", "identity", "sequence", "label"])
 def test_validation_shares_no_group_with_training(name: str, tmp_path: Path):
     samples = shard(tmp_path, 30, lambda i, label: label.update(extra={name: f"p{i % 7}"}))
     train, held, how = data.split_validation(samples, 0.2, 0)
@@ -98,6 +98,41 @@ def test_validation_shares_no_group_with_training(name: str, tmp_path: Path):
     assert set(data.split_validation(samples, 0.2, 0)[1].indices) == set(held.indices)
     drawn = [tuple(data.split_validation(samples, 0.2, seed)[1].indices) for seed in range(6)]
     assert len(set(drawn)) > 1
+
+
+def test_what_is_parted_twice_shares_no_group():
+    """Groups that a reader says without reading a file hold for parts of its set, too."""
+
+    class Read:
+        spec = "made"
+
+        def __len__(self):
+            return 120
+
+        def __getitem__(self, index: int):
+            raise AssertionError("it was read")
+
+        def group(self, index: int) -> str:
+            return str(index % 30)
+
+    train, test, _ = data.split_validation(Read(), 0.2, 1)
+    train, validation, how = data.split_validation(train, 0.2, 0)
+    assert "groups" in how
+    parts = [{i % 30 for i in some} for some in (_places(train), _places(validation), test.indices.tolist())]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 30
+
+
+def _places(part: data.Selection) -> list[int]:
+    return part.samples.indices[part.indices].tolist()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_hands_that_stand_for_a_set_are_not_its_first(tmp_path: Path):
+    hands = data.load(shard(tmp_path, 30), 32)
+    chosen = data.drawn(hands, 10)["index"].tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 10
+    assert max(chosen) > 14
+    assert data.drawn(hands, 40)["index"].tolist() == list(range(30))
 
 
 def test_validation_without_groups_is_a_share_drawn_by_seed(tmp_path: Path):

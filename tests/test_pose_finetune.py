@@ -19,18 +19,23 @@ from PIL import Image
 from running import Forked, command, forked, until
 from safetensors.torch import load_file
 from scipy import stats
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 
 from ti_backbones import cli, o2
 from ti_backbones.backbone import TIBackbone
 from ti_backbones.data import open_data
 from ti_backbones.data.broken import Tally
+from ti_backbones.errors import InputError
 from ti_backbones.pose import metrics
 from ti_backbones.pose.data import InMemory, load, split_validation
 from ti_backbones.pose.heads import make
 from ti_backbones.pose.model import PoseModel, PoseSpec, load_pose_model
 from ti_backbones.pose.objective import pose_loss
+from ti_backbones.pose.predict import drawing
+from ti_backbones.pose.probe import PENALTIES, fit_probe
 from ti_backbones.pose.recipe import PRESETS, Recipe
-from ti_backbones.pose.training import Fit, predict
+from ti_backbones.pose.training import Fit, predict, score
 
 FEW = ("--recipe.epochs", 2, "--recipe.min-steps", 8, "--recipe.batch", 8, "--recipe.width", 32)
 SMALL = ("--init", "random", "--size", 32, "--precision", "fp32", "--device", "cpu", "--workers", 0)
@@ -234,6 +239,37 @@ def bare_model(head: str = "mlp", **options) -> PoseModel:
     return PoseModel(encoder, None, make(head, 64, **options), PoseSpec(32, "full"))
 
 
+def test_a_linear_probe_is_ridge_regression():
+    """Its predictions are scikit-learn's, for the penalty that is best on validation, in any basis of the latent."""
+    train, validation = latent_hands(200, 0, noise=0.5), latent_hands(100, 1, noise=0.5)
+    model = bare_model("linear")
+    records = fit_probe(model, train, validation)
+    best = min(records, key=score)
+    assert PENALTIES[0] < best["penalty"] < PENALTIES[-1]
+    z, joints = train.tensors["latent"].double(), train.tensors["joints"].double()
+    scale = StandardScaler().fit(z)
+    ridge = Ridge(alpha=best["penalty"] * len(z)).fit(scale.transform(z), joints.flatten(1))
+    theirs = ridge.predict(scale.transform(validation.tensors["latent"].double()))
+    ours = predict(model, validation)
+    assert np.abs(ours.flatten(1).numpy() - theirs).max() < 0.1
+    assert metrics.mpjpe(ours, validation.tensors["joints"]).mean().item() == pytest.approx(best["mpjpe"], abs=1e-3)
+
+    turn = torch.linalg.qr(torch.randn(64, 64))[0] @ torch.diag(torch.logspace(0, -2, 64))
+    turn = turn @ torch.linalg.qr(torch.randn(64, 64))[0]
+    skewed = [hands.take(range(len(hands))) for hands in (train, validation)]
+    for hands in skewed:
+        hands.tensors["latent"] = hands.tensors["latent"] @ turn
+    again = min(fit_probe(bare_model("linear"), *skewed), key=score)
+    assert again["mpjpe"] == pytest.approx(best["mpjpe"], rel=0.1)
+
+
+def test_a_linear_probe_needs_whole_hands():
+    train = latent_hands(20, 0)
+    train.tensors["valid"][:, 7] = False
+    with pytest.raises(InputError, match="no training hand has all joints"):
+        fit_probe(bare_model("linear"), train, latent_hands(10, 1))
+
+
 def test_a_fit_on_latents_learns():
     """A map that a linear head can hold: the error falls far below that of predicting nothing."""
     recipe = Recipe(mode="linear", augment="none", aligned=0.0, min_steps=400, epochs=1, lr=0.02)
@@ -348,6 +384,14 @@ def test_finetune_then_evaluate_then_predict(hands: Path, images: Path, tmp_path
     assert len(found) == len(list((out / "drawings").glob("*.png"))) == 76
     assert np.shape(found["000.jpg"]["joints_mm"]) == (21, 3)
     assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("key", "file"),
+    [("a/b.jpg", "a/b.jpg.png"), ("b.0001", "b.0001.png"), ("../../etc/x", "etc/x.png"), ("/root/x", "root/x.png")],
+)
+def test_each_drawing_has_its_own_file_below_the_folder(key: str, file: str):
+    assert drawing(key) == file
 
 
 def test_a_left_hands_prediction_is_that_of_its_mirror_image(hands: Path, images: Path, tmp_path: Path, capsys):

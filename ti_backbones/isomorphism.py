@@ -274,7 +274,9 @@ def isotypic_rows(latents: Tensor, blocks: tuple[int, ...]) -> Tensor:
 def fit_representation(latents: Tensor, rank: int | None = None, blocks=None, steps: int = 300) -> O2Representation:
     """Fit an `O2Representation` to the latents of a frozen encoder: its certificate without training.
 
-    Starts from `isotypic_rows` and minimises E‖T_g z(x) - z(g·x)‖² over P by Adam; μ is the mean.
+    Starts from `isotypic_rows` and minimises E‖T_g z(x) - z(g·x)‖² over P by Adam; μ is the mean. If neither rank nor
+    blocks are given, blocks that do worse than nothing are then dropped, and the others fitted anew: what an encoder
+    keeps still is not to be moved.
 
     Args:
         latents: (2A, N, D) of training images under `grid(A)`.
@@ -284,13 +286,54 @@ def fit_representation(latents: Tensor, rank: int | None = None, blocks=None, st
     Returns:
         the fitted representation, in eval mode.
     """
-    total, n, dim = latents.shape
+    whole = _fit(latents, O2Representation(latents.shape[2], rank, blocks), steps)
+    if rank is not None or blocks is not None:
+        return whole
+    kept = _worth_it(whole, latents)
+    counts = [int(kept[: whole.signs].sum())]
+    for k in range(1, len(whole.blocks)):
+        counts.append(int(kept[whole.signs :: 2][whole.frequencies[whole.plane] == k].sum()))
+    if tuple(counts) == whole.blocks:
+        return whole
+    start = whole.projection().detach()[kept]
+    return _fit(latents, O2Representation(latents.shape[2], blocks=counts), steps, start)
+
+
+@torch.no_grad()
+def _worth_it(transformer: O2Representation, latents: Tensor) -> Tensor:
+    """(r,) whether a coordinate is in a block whose error is less than that of doing nothing, or in the best of all or
+    of frequency 1, which pose heads need.
+
+    Args:
+        latents: as for `fit_representation`.
+    """
+    y = torch.stack([transformer.coordinates(z) for z in latents])
+    back = o2.inverse(grid(len(latents) // 2))
+    upright = torch.stack([transformer.rotate(y[i], back[[i]]) for i in range(len(y))])
+    # ρ is orthogonal: views differ by as much after they are moved as they do before the image
+    error, nothing = (v.var(0, correction=0).mean(0) for v in (upright, y))
+    error, nothing = (_by_block(v, transformer.signs) for v in (error, nothing))
+    ratio = error / nothing.clamp(min=1e-12)
+    kept = (ratio <= 1) | (ratio == ratio.min())
+    if len(transformer.blocks) > 1 and transformer.blocks[1]:
+        points = slice(transformer.signs, transformer.signs + 2 * transformer.blocks[1])
+        kept[points] |= ratio[points] == ratio[points].min()
+    return kept
+
+
+def _by_block(v: Tensor, signs: int) -> Tensor:
+    """(r,) the sum over each coordinate's block."""
+    return torch.cat([v[:signs], v[signs:].view(-1, 2).sum(1).repeat_interleave(2)])
+
+
+def _fit(latents: Tensor, transformer: O2Representation, steps: int, rows: Tensor | None = None) -> O2Representation:
+    """Fit P from rows (r, D), see `fit_representation`."""
+    total, n, _ = latents.shape
     elements = grid(total // 2)
-    transformer = O2Representation(dim, rank, blocks)
     transformer.mean.copy_(latents.mean((0, 1)))
     centred = latents - transformer.mean
     with torch.no_grad():
-        rows = isotypic_rows(centred, transformer.blocks)
+        rows = isotypic_rows(centred, transformer.blocks) if rows is None else rows
         transformer.weight.copy_(rows + 1e-4 * transformer.weight)  # keeps the rows independent
     optimiser = torch.optim.Adam([transformer.weight], lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

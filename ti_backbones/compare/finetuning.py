@@ -14,12 +14,13 @@ from ..data.images import Samples, Selection
 from ..latent import O2Representation
 from ..pose import metrics
 from ..pose.augment import Frame
-from ..pose.data import Hands, InMemory, first, label_subset, open_hands
+from ..pose.data import Hands, InMemory, drawn, label_subset, open_hands
 from ..pose.model import PoseModel, PoseSpec, build_head
 from ..pose.predictions import errors_over_rotation
+from ..pose.probe import fit_probe
 from ..pose.recipe import Recipe
 from ..pose.start import fit_transformer, needs_transformer
-from ..pose.training import Fit, predict, with_latents
+from ..pose.training import Fit, predict, score, with_latents
 from .config import VARIANTS, CompareConfig
 from .pretraining import Machine
 
@@ -63,15 +64,33 @@ def variant_recipe(recipe: Recipe, variant: str) -> Recipe:
     return replace(recipe, **VARIANTS[variant]) if variant else recipe
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """A model that was trained: on how many hands, in what steps, and its records on validation, the best one apart."""
+
+    model: PoseModel
+    hands: int
+    steps: dict[str, Any]
+    curve: list[dict[str, float]]
+    best: dict[str, float]
+
+
 def train(
     config: CompareConfig, folder: Path, recipe: Recipe, share: float, seed: int, sets: Sets, machine: Machine
-) -> Fit:
-    """Fine-tune a pretrained model; the weights that are best on validation are kept. See `run`."""
+) -> Tuned:
+    """Fine-tune a pretrained model, or probe it; the weights that are best on validation are kept. See `run`."""
     hands, validation = sets.labelled(share, seed, config), sets.validation
     model = _model(config, folder, recipe, hands, seed, machine)
-    if not recipe.uses_images:
+    if recipe.mode == "linear":
         hands, validation = (with_latents(model, some, machine.bf16) for some in (hands, validation))
-    return Fit(model, hands, validation, recipe, seed, machine.bf16).run()
+        records = fit_probe(model, hands, validation)
+        steps, curve, best = {"views": len(hands) + len(validation)}, records, min(records, key=score)
+    else:
+        fit = Fit(model, hands, validation, recipe, seed, machine.bf16).run()
+        steps = {"epochs": fit.epochs, "steps": fit.steps, "views": fit.steps * fit.batch}
+        curve, best = fit.curve, fit.best_record
+    hands.tally.check()
+    return Tuned(model, len(hands), steps, curve, best)
 
 
 def run(
@@ -86,8 +105,8 @@ def run(
         plain JSON values: what was trained, the validation curve and its best record, the test errors.
     """
     began = time.perf_counter()
-    fit = train(config, folder, recipe, share, seed, sets, machine)
-    model, hands = fit.model, len(fit.train)
+    tuned = train(config, folder, recipe, share, seed, sets, machine)
+    model = tuned.model
     trained = time.perf_counter()
     test, valid = sets.test.tensors, sets.test.tensors["valid"]
     prediction = predict(model, sets.test, desc="testing")
@@ -95,15 +114,13 @@ def run(
         model, sets.test.take(list(range(len(test["image"])))[: config.angles_limit]), config.angles
     )
     return {
-        "hands": hands,
-        "epochs": fit.epochs,
-        "steps": fit.steps,
-        "views": fit.steps * fit.batch if recipe.uses_images else hands + len(sets.validation),
-        "trials": {"recipes": 1, "validations": len(fit.curve)},
+        "hands": tuned.hands,
+        **tuned.steps,
+        "trials": {"recipes": 1, "validations": len(tuned.curve)},
         "recipe": asdict(recipe),
         "head": model.head.kind,
-        "curve": fit.curve,
-        "validation": fit.best_record,
+        "curve": tuned.curve,
+        "validation": tuned.best,
         "test": {
             "hands": len(prediction),
             "mpjpe": metrics.mpjpe(prediction, test["joints"], valid).mean().item(),
@@ -124,7 +141,7 @@ def reference(sets: Sets) -> dict[str, float]:
     Returns:
         "pose_mpjpe", "pose_pa_mpjpe" and "hand_pa_mpjpe", mm.
     """
-    hands, test = first(sets.train, REFERENCE_HANDS), sets.test.tensors
+    hands, test = drawn(sets.train, REFERENCE_HANDS), sets.test.tensors
     known = hands["valid"].all(1)
     poses = (hands["joints"] - hands["joints"][:, :1])[known].double()
     if not len(poses):

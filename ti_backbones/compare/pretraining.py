@@ -18,7 +18,7 @@ from ..data.order import StepSampler, generator, uniforms
 from ..errors import InputError, first_line
 from ..isomorphism import Certificate
 from ..objective import UNIFORMS
-from ..pose.data import Hands, first
+from ..pose.data import Hands, drawn
 from ..pretrain_config import PretrainConfig
 from ..pretrain_setup import build, learning_rate, make_optimiser
 from .config import CompareConfig
@@ -163,6 +163,7 @@ class Pretraining:
     # --- Checkpoints and results --------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self.hands.tally.check()
         state = {"step": self.step, "seconds": self.seconds, "terms": self.terms}
         state |= {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
         checkpoint.save(self.path, state)
@@ -188,13 +189,19 @@ class Pretraining:
         """
         ti, frame, device = self.ti.eval(), self.options.objective.frame, self.machine.device
         if not self.method.trains_transformer:
-            images = first(self.hands, FITTED_ON)["image"]
+            images = drawn(self.hands, FITTED_ON)["image"]
             torch.manual_seed(self.options.seed)
             with self.machine.autocast:
                 ti.latent_transformer = isomorphism.represent(ti.encoder, images, frame, device)
         with self.machine.autocast:
             certificate = isomorphism.certify_backbone(ti, held_out, frame, "validation images")
-        training = {"method": self.name, "frame": frame, "size": self.options.size, "seed": self.options.seed, **record}
+        training = {
+            "method": self.name,
+            "objective": {"frame": frame},
+            "size": self.options.size,
+            "seed": self.options.seed,
+            **record,
+        }
         ti.metadata = {"training": training, "certificate": certificate.summary()}
         ti.save_pretrained(self.options.out)
         return certificate

@@ -16,8 +16,8 @@ from .methods import METHODS
 Cell = dict[str, Any]
 _NO_IMAGE = (
     "Without an image: the mean of the training poses has {pose_mpjpe:.1f} / {pose_pa_mpjpe:.1f}, and the mean training"
-    " hand, which is turned and scaled to fit, a PA-MPJPE of {hand_pa_mpjpe:.1f}. What is not below that has learned"
-    " which way a hand is turned, and not how its fingers are bent."
+    " hand, which is turned and scaled to fit, a PA-MPJPE of {hand_pa_mpjpe:.1f}. What is not below that does"
+    " not show that it has learned how fingers are bent, whatever its MPJPE says of the hand's orientation."
 )
 TARGET = "scratch"  # the row whose final validation error the others are to reach
 
@@ -183,7 +183,8 @@ def _row(method: str, variant: str, cells: Sequence[Cell]) -> dict[str, Any]:
 def _errors(cells: Sequence[Cell]) -> dict[str, Any]:
     """Means over fine-tunings of one kind, and their mean validation curve."""
     curves = [c["curve"] for c in cells]
-    mean_curve = {k: [statistics.mean(r[k] for r in at) for at in zip(*curves, strict=True)] for k in _CURVE}
+    known = [k for k in _CURVE if k in curves[0][0]]  # a probe has no epochs
+    mean_curve = {k: [statistics.mean(r[k] for r in at) for at in zip(*curves, strict=True)] for k in known}
     return {
         "cells": len(cells),
         "hands": cells[0]["hands"],

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from .. import checkpoint, isomorphism
@@ -65,7 +66,9 @@ def compare(config: CompareConfig) -> Report:
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     fingerprint = config.fingerprint()
     path = config.out / "comparison.json"
-    theirs = _read(path) if path.exists() else None
+    lock = shared(config.out)
+    with lock:
+        theirs = _read(path) if path.exists() else None
     if theirs is not None:
         refuse_other_run(config.out, theirs["config"], fingerprint)
     for name in config.method_names:
@@ -76,8 +79,15 @@ def compare(config: CompareConfig) -> Report:
         refuse_other_run(config.out, theirs, {"split": sets.how})
     versions = {"torch": torch.__version__, "timm": timm.__version__}
     about = {"config": fingerprint, "split": sets.how, "versions": versions}
-    checkpoint.write_atomically(path, json.dumps(about, indent=2).encode() + b"\n")
+    with lock:
+        checkpoint.write_atomically(path, json.dumps(about, indent=2).encode() + b"\n")
     return _Comparison(config, sets, Machine(device, bf16)).run()
+
+
+def shared(out: Path) -> FileLock:
+    """Held while a file is written that all processes of a comparison write."""
+    out.mkdir(parents=True, exist_ok=True)
+    return FileLock(out / ".lock")
 
 
 def open_sets(config: CompareConfig) -> Sets:
@@ -142,11 +152,12 @@ def _read(path: Path) -> Any:
 class _Comparison:
     def __init__(self, config: CompareConfig, sets: Sets, machine: Machine):
         self.config, self.sets, self.machine = config, sets, machine
-        self.folder = config.out / "cells"
+        self.folder, self.lock = config.out / "cells", shared(config.out)
 
     def run(self) -> Report:
         config, names = self.config, self.config.method_names
-        self.cell("reference", lambda: {"stage": "reference", "test": finetuning.reference(self.sets)})
+        with self.lock:
+            self.cell("reference", lambda: {"stage": "reference", "test": finetuning.reference(self.sets)})
         done = [(name, seed) for seed in range(config.pretraining_seeds) for name in names]
         done += [(name, 0) for name in config.given_models]
         for name, seed in tqdm(done, "comparing", unit="method"):
@@ -203,9 +214,9 @@ class _Comparison:
         work.ti.save_pretrained(work.options.out)
         share = min(TRIAL_HANDS / len(sets.train), 1.0)
         recipe = finetuning.probe_recipe(config.recipe)
-        fit = finetuning.train(config, work.options.out, recipe, share, 0, sets, self.machine)
+        tuned = finetuning.train(config, work.options.out, recipe, share, 0, sets, self.machine)
         shutil.rmtree(work.options.out)
-        return cell | record | {"validation": fit.best_record, "validations": len(fit.curve)}
+        return cell | record | {"validation": tuned.best, "validations": len(tuned.curve)}
 
     def pretrain(self, name: str, seed: int) -> Cell:
         work = Pretraining(self.config, name, seed, self.sets.train, self.machine, self.learning_rate(name))
@@ -233,10 +244,13 @@ class _Comparison:
         about |= {"labels": share, "seed": label_seed, "precision": self.precision}
         row = f"{name}-{variant}" if variant else name
         folder = saved_model(self.config, name, seed)
-        return self.cell(
-            f"{row}-p{seed}-{stage}-{share:g}-{label_seed}",
-            lambda: about | finetuning.run(self.config, folder, recipe, share, label_seed, self.sets, self.machine),
-        )
+
+        def make() -> Cell:
+            if not (folder / WEIGHTS_FILE).is_file():  # the cells are all that is here of an earlier run
+                self.pretrain(name, seed)
+            return about | finetuning.run(self.config, folder, recipe, share, label_seed, self.sets, self.machine)
+
+        return self.cell(f"{row}-p{seed}-{stage}-{share:g}-{label_seed}", make)
 
     @property
     def precision(self) -> str:
@@ -257,8 +271,9 @@ class _Comparison:
         return sorted(pretrained, key=mean_score)[: self.config.best]
 
     def cells(self) -> list[Cell]:
-        return [_read(path) for path in sorted(self.folder.glob("*.json"))]
+        return [_read(path) for path in sorted(self.folder.glob("[!.]*.json"))]  # not what is being written
 
     def report(self) -> Report:
         """Write the report of all cells that are there."""
-        return write_report(self.config.out, self.cells(), self.sets.how)
+        with self.lock:
+            return write_report(self.config.out, self.cells(), self.sets.how)

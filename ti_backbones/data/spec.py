@@ -2,7 +2,7 @@
 
     embedded?split=train|test          the small rendered set that comes with the package
     folder:PATH                        every image below a folder, without labels
-    shards:PATH-or-pattern             tar shards: a tar, a folder of tars, a pattern
+    shards:PATH-or-pattern             tar shards: a tar, a folder of tars, a pattern, 000000..000011 in braces
     dexycb:PATH?split=s0/train         DexYCB; s0 to s3, train, val, test
     interhand:PATH?split=train         InterHand2.6M; train, val, test; fps=5|30 if PATH holds both
     freihand:PATH?split=training       FreiHAND; training, evaluation; version=gs|hom|sample|auto
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import glob
 import math
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,27 @@ def _open_hand_set(kind: type[HandSet], path: Path, spec: str, split: str, optio
 def _tars(spec: str, where: str, path: Path) -> list[Path]:
     if path.is_file():  # its name may look like a pattern
         return [path]
-    found = sorted(path.glob("*.tar")) if path.is_dir() else [Path(p) for p in sorted(glob.glob(str(path)))]
-    if not found:
+    if path.is_dir():
+        found = [sorted(path.glob("*.tar"))]
+    else:
+        found = [[Path(p) for p in sorted(glob.glob(pattern))] for pattern in _numbered(str(path))]
+    if not all(found):
         raise InputError(f"data '{spec}': no tar file at '{where}': give a tar, a folder of tars or a pattern")
-    return found
+    return [tar for some in found for tar in some]
+
+
+def _numbered(pattern: str) -> list[str]:
+    """Patterns with the numbers that a range in braces, as webdataset writes it, stands for.
+
+    >>> _numbered("{08..10}.tar")
+    ['08.tar', '09.tar', '10.tar']
+    """
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not found:
+        return [pattern]
+    before, after, width = pattern[: found.start()], pattern[found.end() :], len(found[1])
+    numbers = range(int(found[1]), int(found[2]) + 1)
+    return [more for i in numbers for more in _numbered(f"{before}{i:0{width}d}{after}")]
 
 
 class _Options:

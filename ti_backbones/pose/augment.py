@@ -24,7 +24,7 @@ UNIFORMS = 10
 """uniform numbers that decide everything random about one image, besides its elements on latents"""
 
 Frame = Literal["disc", "crop", "full"]
-"""how images are framed for the encoder: as in pretraining (`images.view`), or whole with black beyond their edge"""
+"""how images are framed for the encoder: as in pretraining (`images.view`), or whole, mean colour beyond their edge"""
 
 
 def elements(u: Tensor, rotation: float, flip: bool) -> Element:

@@ -36,7 +36,7 @@ from ..errors import BrokenSample, InputError, NoHand
 from . import metrics
 
 Batch = dict[str, Tensor]
-GROUPS = ("subject", "identity", "sequence", "capture")
+GROUPS = ("subject", "identity", "sequence", "capture", "label")
 """entries of a sample's `extra` that say what must not be parted into training and validation; the first there is"""
 
 
@@ -239,8 +239,11 @@ def split_validation(samples: Samples, share: float, seed: int) -> tuple[Selecti
 
 def _groups(samples: Samples) -> tuple[np.ndarray | None, str]:
     """Each sample's group, and what the groups are; None if the set does not say."""
-    if hasattr(samples, "group"):
-        return np.array([samples.group(i) for i in range(len(samples))]), "groups"  # pyright: ignore
+    base, indices = samples, np.arange(len(samples))
+    while isinstance(base, Selection):
+        base, indices = base.samples, base.indices[indices]
+    if hasattr(base, "group"):
+        return np.array([base.group(i) for i in indices.tolist()]), "groups"  # pyright: ignore
     try:
         extra = samples[0].extra
     except BrokenSample:
@@ -269,9 +272,9 @@ def label_subset(count: int, labels: float, seed: int) -> np.ndarray:
     return np.sort(order[:wanted].numpy())
 
 
-def first(hands: Hands, count: int) -> Batch:
-    """The first hands of a set, at most `count`, as one batch."""
-    return next(iter(hands.batches([list(range(min(len(hands), count)))])))
+def drawn(hands: Hands, count: int) -> Batch:
+    """Some hands of a set, at most `count`, as one batch: not its first ones, which may be of one person."""
+    return next(iter(hands.batches([label_subset(len(hands), count, 0).tolist()])))
 
 
 def in_chunks(count: int, size: int) -> list[list[int]]:

@@ -37,7 +37,7 @@ class EvaluateConfig:
     """folder for results.json, pck.png and hands.png; RUN/evaluation if empty"""
     against: Path | None = None
     """another pose folder that was evaluated on the same data, or a folder of its results: by how much this one is
-    better"""
+    better, with an interval that takes the hands as independent, which the frames of a video are not"""
     official: bool = False
     """also write the file that the set's own evaluation script takes (DexYCB, FreiHAND, HO-3D, InterHand2.6M)"""
     angles: int = 0
@@ -87,8 +87,6 @@ def evaluate(config: EvaluateConfig) -> Results | None:
             return None
         predictions = predictions.take(counts)
     results = evaluate_predictions(predictions, config.data)
-    if theirs is not None:
-        results.compare(theirs)
     if config.angles:
         some = load(Selection(samples, _first(len(samples), config.angles_limit)), model.spec.size, config.workers)
         results.rotation = errors_over_rotation(model, some, config.angles, bf16)
@@ -97,6 +95,9 @@ def evaluate(config: EvaluateConfig) -> Results | None:
         results.figure(figure)
     with replacing(out / "hands.png") as [picture]:
         picture_sheet(predictions, results, samples, model.spec.size).save(picture)
+    if theirs is not None:  # what was computed is kept, whatever the others are
+        results.compare(theirs)
+        write_atomically(out / RESULTS, results.to_json().encode())
     return results
 
 

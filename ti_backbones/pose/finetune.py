@@ -96,7 +96,7 @@ def _open(config: FinetuneConfig, size: int) -> tuple[Hands, InMemory, str]:
     """Training hands, validation hands in memory, and how validation was chosen."""
     samples: Samples = open_data(config.data)
     if config.val_data:
-        held: Samples = open_data(config.val_data, "test")
+        held: Samples = open_data(config.val_data, "val")
         how = f"{len(held)} samples of {config.val_data}"
     else:
         samples, held, how = split_validation(samples, config.val_share, config.seed)

@@ -32,6 +32,7 @@ from ..checkpoint import write_files
 from ..errors import InputError, first_line
 from ..isomorphism import normalisation
 from ..latent import LatentTransformer
+from ..o2 import Element
 from ..pretrain_setup import has_fixed_size
 from . import heads
 from .augment import Frame, place
@@ -131,11 +132,11 @@ class PoseModel(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             return self.head(z.float(), side)
 
-    def views(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1], or uint8, as the encoder wants them."""
+    def views(self, images: Tensor, g: Element | None = None) -> Tensor:
+        """g·x of images x (B, 3, S, S) in [0, 1], or uint8, as the encoder wants them; x itself if g is None."""
         images = images.to(self.image_mean.device)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
-        return place((images - self.image_mean) / self.image_std, o2.identity(len(images)), self.spec.frame)
+        return place((images - self.image_mean) / self.image_std, g or o2.identity(len(images)), self.spec.frame)
 
     def forward(self, images: Tensor, side: Tensor | None = None) -> Tensor:
         """Root-relative joints (B, 21, 3) in mm.

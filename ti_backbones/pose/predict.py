@@ -8,6 +8,7 @@ drawings show the joints without perspective, fitted into the crop as training c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +129,17 @@ def _finish(config: PredictConfig, model: PoseModel, samples: list[Sample], bf16
         side = "left" if is_left else "right"
         hands[sample.key] = {"side": side, "joints_mm": original.astype(float).round(3).tolist()}
         if config.draw:
-            _draw(config.out / "drawings" / f"{Path(sample.key).with_suffix('')}.png", sample, shown)
+            _draw(config.out / "drawings" / drawing(sample.key), sample, shown)
     return hands
+
+
+def drawing(key: str) -> str:
+    """The file, below the drawings, of a sample; keys come from files' names and from tars.
+
+    >>> drawing("a/b.jpg"), drawing("../../b.0001")
+    ('a/b.jpg.png', 'b.0001.png')
+    """
+    return "/".join(part for part in re.split(r"[/\\\\]", key) if part not in ("", ".", "..")) + ".png"
 
 
 def _is_left(sample: Sample, default: str) -> bool:

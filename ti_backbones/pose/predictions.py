@@ -13,7 +13,6 @@ from ..data.broken import Tally
 from ..data.images import Samples
 from ..errors import InputError
 from . import metrics
-from .augment import place
 from .data import InMemory, stream
 from .model import PoseModel
 from .training import predict
@@ -100,16 +99,11 @@ def errors_over_rotation(model: PoseModel, hands: InMemory, angles: int, bf16: b
         "angles_deg", "mpjpe" and "pa_mpjpe", lists of `angles` numbers.
     """
     out: dict[str, list[float]] = {"angles_deg": [], "mpjpe": [], "pa_mpjpe": []}
-    images, valid = hands.tensors["image"], hands.tensors["valid"]
+    joints, valid = hands.tensors["joints"], hands.tensors["valid"]
     for i in range(angles):
-        g = o2.element(False, i * o2.TAU / angles, len(images))
-        target = o2.act_on_joints(g, hands.tensors["joints"])
-        turned = [
-            place(part.float(), g[k * 128 : k * 128 + len(part)], "full").round().clamp(0, 255).byte()
-            for k, part in enumerate(images.split(128))
-        ]
-        seen = InMemory({**hands.tensors, "image": torch.cat(turned)}, hands.tally)
-        prediction = predict(model, seen, bf16, desc=f"at {360 * i / angles:.0f}°")
+        angle = i * o2.TAU / angles
+        target = o2.act_on_joints(o2.element(False, angle, len(joints)), joints)
+        prediction = predict(model, hands, bf16, desc=f"at {360 * i / angles:.0f}°", angle=angle)
         out["angles_deg"].append(360 * i / angles)
         out["mpjpe"].append(metrics.mpjpe(prediction, target, valid).mean().item())
         out["pa_mpjpe"].append(metrics.pa_mpjpe(prediction, target, valid).mean().item())

@@ -24,7 +24,7 @@ from ..images import Frame as ViewFrame
 from ..latent import LatentTransformer
 from ..pretrain_setup import without_classifier
 from .augment import Frame
-from .data import Hands, first
+from .data import Hands, drawn
 from .finetune_config import FinetuneConfig
 from .model import open_encoder, read_transformer
 from .recipe import Recipe
@@ -83,5 +83,5 @@ def needs_transformer(recipe: Recipe) -> bool:
 
 def fit_transformer(encoder: nn.Module, train: Hands, frame: Frame, device: torch.device) -> LatentTransformer:
     """A representation fitted to the latents of an encoder that was trained without one."""
-    images = first(train, FITTED_ON)["image"]
+    images = drawn(train, FITTED_ON)["image"]
     return isomorphism.represent(encoder, images, cast(ViewFrame, "disc" if frame == "full" else frame), device)

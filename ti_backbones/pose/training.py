@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from .. import o2
 from ..data.order import StepSampler, generator, uniforms
 from ..distributed import World
 from ..errors import InputError
 from ..pretrain_setup import learning_rate
 from . import metrics
-from .data import Batch, Hands, InMemory, in_chunks
+from .data import Batch, Hands, InMemory, in_chunks, label_subset
 from .model import PoseModel
 from .objective import Objective, numbers
 from .recipe import Recipe
@@ -46,8 +47,14 @@ def make_optimiser(model: PoseModel, recipe: Recipe) -> torch.optim.AdamW:
 
 
 @torch.no_grad()
-def predict(model: PoseModel, hands: InMemory, bf16: bool = False, batch: int = 128, desc: str = "") -> Tensor:
-    """Root-relative joints (N, 21, 3) in mm, on the CPU, of hands' images or latents; the model's mode is kept."""
+def predict(
+    model: PoseModel, hands: InMemory, bf16: bool = False, batch: int = 128, desc: str = "", angle: float = 0.0
+) -> Tensor:
+    """Root-relative joints (N, 21, 3) in mm, on the CPU, of hands' images or latents; the model's mode is kept.
+
+    Args:
+        angle: radians by which images are turned before.
+    """
     training, device, out = model.training, model.image_mean.device, []
     model.eval()
     order = in_chunks(len(hands), batch)
@@ -57,7 +64,8 @@ def predict(model: PoseModel, hands: InMemory, bf16: bool = False, batch: int = 
             out.append(model.pose(part["latent"].to(device), part["side"].to(device)).cpu())
             continue
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            out.append(model(part["image"].to(device), part["side"].to(device)).float().cpu())
+            views = model.views(part["image"], o2.element(False, angle, len(part["image"])))
+            out.append(model.pose(model.latents(views), part["side"].to(device)).float().cpu())
     model.train(training)
     return torch.cat(out)
 
@@ -124,7 +132,8 @@ class Fit:
 
     def calibrate(self) -> None:
         """Let the head take its input's statistics from augmented training images; only before the first step."""
-        recipe, chosen = self.recipe, in_chunks(min(CALIBRATION, len(self.train)), 128)
+        recipe, some = self.recipe, label_subset(len(self.train), CALIBRATION, self.seed)
+        chosen = [some[part].tolist() for part in in_chunks(len(some), 128)]
         self.model.eval()
         out = []
         with torch.no_grad():
