@@ -66,9 +66,7 @@ def compare(config: CompareConfig) -> Report:
     bf16 = config.precision == "bf16" or (config.precision == "auto" and fast_bf16(device))
     fingerprint = config.fingerprint()
     path = config.out / "comparison.json"
-    lock = shared(config.out)
-    with lock:
-        theirs = _read(path) if path.exists() else None
+    theirs = _read(path) if path.exists() else None
     if theirs is not None:
         refuse_other_run(config.out, theirs["config"], fingerprint)
     for name in config.method_names:
@@ -79,7 +77,7 @@ def compare(config: CompareConfig) -> Report:
         refuse_other_run(config.out, theirs, {"split": sets.how})
     versions = {"torch": torch.__version__, "timm": timm.__version__}
     about = {"config": fingerprint, "split": sets.how, "versions": versions}
-    with lock:
+    with shared(config.out):
         checkpoint.write_atomically(path, json.dumps(about, indent=2).encode() + b"\n")
     return _Comparison(config, sets, Machine(device, bf16)).run()
 
