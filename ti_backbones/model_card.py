@@ -204,7 +204,7 @@ def _comparison(measured: Measured) -> list[str]:
     from .compare.report import Report
 
     table = Report(**measured.comparison).table(markdown=True)
-    figures = {"bars.png": "PA-MPJPE by pretraining", "curves.png": "validation error by epoch"}
+    figures = {"bars.png": "MPJPE and PA-MPJPE by pretraining", "curves.png": "validation error by epoch"}
     there = [f"![{said}](comparison/{f})" for f, said in figures.items() if f"comparison/{f}" in measured.files]
     synthetic = [SYNTHETIC] if _synthetic(measured.comparison["title"]) else []
     return ["## Hand pose from few labels", table, *there, *synthetic]

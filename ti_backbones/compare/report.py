@@ -85,21 +85,26 @@ class Report:
         fig.savefig(path, dpi=120)
 
     def bars(self, path: Path) -> None:
-        """Draw PA-MPJPE on test, a panel for each share, with the spread over seeds (needs matplotlib)."""
+        """Draw MPJPE and PA-MPJPE on test, a panel for each share, with the spread over seeds (needs matplotlib)."""
         shares = shares_of(self.rows)
         fig, panels = _figure(len(shares), 4.0)
         rows = [row for row in self.rows if row["finetuning"]]
+        names, colours = [row["name"] for row in rows], ["C1" if row["name"].startswith("ti") else "C0" for row in rows]
         for axes, share in zip(panels, shares, strict=True):
-            found = [row["finetuning"].get(share) for row in rows]
-            means = [of["pa_mpjpe"]["mean"] if of else 0.0 for of in found]
-            spread = [(of["pa_mpjpe"]["sd"] or 0.0) if of else 0.0 for of in found]
-            colours = ["C1" if row["name"].startswith("ti") else "C0" for row in rows]
-            bars = axes.barh([row["name"] for row in rows], means, xerr=spread, color=colours)
-            axes.bar_label(bars, [f"{m:.1f}" if m else "not run" for m in means], padding=6)
+            found, ends = [row["finetuning"].get(share) for row in rows], None
+            for key, alpha in (("mpjpe", 0.4), ("pa_mpjpe", 1.0)):
+                means = [of[key]["mean"] if of else 0.0 for of in found]
+                spread = [(of[key]["sd"] or 0.0) if of else 0.0 for of in found]
+                bars = axes.barh(names, means, xerr=spread, color=colours, alpha=alpha, ecolor="0.2")
+                ends = ends or bars
+            said = [f"{of['mpjpe']['mean']:.1f} / {of['pa_mpjpe']['mean']:.1f}" if of else "not run" for of in found]
+            axes.bar_label(ends, said, padding=6)
             axes.invert_yaxis()
             if self.reference:
-                axes.axvline(self.reference["hand_pa_mpjpe"], color="0.3", linestyle=":", label="the mean hand")
-            axes.set(title=f"{share} of the labels", xlabel="PA-MPJPE on test [mm]", xlim=(0, 1.2 * max(means)))
+                mean_hand = self.reference["hand_pa_mpjpe"]
+                axes.axvline(mean_hand, color="0.2", linestyle=":", label="PA-MPJPE of the mean hand")
+            axes.set(title=f"{share} of the labels", xlabel="MPJPE (light) / PA-MPJPE (dark) on test [mm]")
+            axes.set_xlim(0, 1.45 * max(of["mpjpe"]["mean"] for of in found if of))
             if axes is not panels[0]:
                 axes.set_yticklabels([])
             axes.spines[["top", "right"]].set_visible(False)
