@@ -95,6 +95,7 @@ def test_a_model_that_does_not_run_at_the_size(pretrain):
         ("--objective.moving-floor", "inf", "0 or more"),
         ("--objective.colour", 1.5, "from 0 to 1"),
         ("--objective.temperature", 0.0, "above 0"),
+        ("--objective.alone", 0.95, "from 0 to 0.9"),
     ],
 )
 def test_a_value_out_of_range(option, value, wanted, pretrain):

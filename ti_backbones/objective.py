@@ -14,6 +14,8 @@ Pure functions over latents and views, and one thin module that assembles them. 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,14 +25,18 @@ import torch.distributed.nn.functional as dist_nn
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import o2
+from . import isomorphism, o2
 from .backbone import TIBackbone
 from .decoder import Decoder
 from .images import Frame, view
-from .latent import LatentTransformer
+from .latent import LatentTransformer, O2Representation
 from .o2 import Element
 
 UNIFORMS = 6 + 5 * 14  # uniform numbers that decide everything random about one source image
+RISE = 0.1  # share of the steps over which the terms of T come in, where they do not count from the start
+FITTED_ON = 256  # images that T is then fitted to, at FITTED_ANGLES angles with and without flip, in FITTED_STEPS steps
+FITTED_ANGLES, FITTED_STEPS = 12, 60
+OF_VIEWS = ("reconstruction", "latent_floor")  # terms that ask nothing of T
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Objective:
         latent_floor: weight of the hinge that keeps z's mean standard deviation at `floor` or more;
             relative errors leave the scale free.
         floor: the standard deviation asked for.
+        alone: share of the steps in which nothing is asked of T: each view is drawn from its own latent, which
+            thereby comes to hold more; see `asked`.
         colour: strength of the change of colour and exposure between the views, 0 for none.
         frame: how views are framed, see `images`.
     """
@@ -74,8 +82,17 @@ class Objective:
     moving_floor: float = 0.25
     latent_floor: float = 0.25
     floor: float = 0.5
+    alone: float = 0.0
     colour: float = 0.0
     frame: Frame = "disc"
+
+    def asked(self, step: int, steps: int) -> float:
+        """How much the terms that ask something of T count in a step, from 0: nothing at first, all after a rise."""
+        return min(max((step / steps - self.alone) / RISE, 0.0), 1.0) if self.alone else 1.0
+
+    def begins(self, step: int, steps: int) -> bool:
+        """Whether it is before this step that T is to be fitted to the latents."""
+        return bool(self.alone) and step == math.ceil(self.alone * steps)
 
     @property
     def trains_transformer(self) -> bool:
@@ -226,6 +243,9 @@ class TIObjective(nn.Module):
         decoder: a decoder of what `objective.decode` names.
         objective: weights and views.
         mean, std: (3,) normalisation of the images, as the encoder wants it.
+
+    Attributes:
+        asked: how much the terms of T count in the next step, see `prepare`.
     """
 
     image_mean: Tensor
@@ -235,6 +255,7 @@ class TIObjective(nn.Module):
     def __init__(self, ti: TIBackbone, decoder: Decoder, objective: Objective, mean, std):
         super().__init__()
         self.ti, self.decoder, self.objective = ti, decoder, objective
+        self.asked = 1.0
         self.register_buffer("image_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -260,6 +281,34 @@ class TIObjective(nn.Module):
             inputs.append(view(g, (lit - self.image_mean) / self.image_std, frame=w.frame))
         return plan, inputs, targets
 
+    def prepare(self, step: int, steps: int, images: Callable[[int], Tensor]) -> None:
+        """What comes before a step: how much is asked of T in it, and a fit of T where that begins.
+
+        Args:
+            images: gives so many training images, (N, 3, S, S) uint8, the same on every rank.
+        """
+        self.asked = self.objective.asked(step, steps)
+        if self.objective.begins(step, steps):
+            self._fit(images(FITTED_ON))
+
+    def _fit(self, images: Tensor) -> None:
+        """Let T start from the representation that fits the latents best; the same on every rank."""
+        transformer = self.transformer
+        assert isinstance(transformer, O2Representation)  # `PretrainConfig.check` says so
+        mean, std, device = self.image_mean.cpu(), self.image_std.cpu(), self.image_mean.device
+        training, elements = self.ti.training, isomorphism.grid(FITTED_ANGLES)
+        self.ti.eval()
+        about = {"desc": "training latents", "device": device}
+        latents = isomorphism.orbit_latents(self.ti, images, elements, self.objective.frame, mean, std, **about)
+        self.ti.train(training)
+        with torch.random.fork_rng([]), torch.autocast("cpu", enabled=False):  # whatever was drawn and cast before
+            torch.manual_seed(0)
+            fitted = isomorphism.fit_representation(latents.float(), blocks=transformer.blocks, steps=FITTED_STEPS)
+        with torch.no_grad():
+            transformer.weight.copy_(fitted.weight)
+            if dist.is_initialized():
+                dist.broadcast(transformer.weight, 0)
+
     def forward(self, images: Tensor, u: Tensor) -> dict[str, Tensor]:
         """The loss and its terms.
 
@@ -281,7 +330,7 @@ class TIObjective(nn.Module):
 
         terms = {"reconstruction": self.draw(z_all if w.decode == "pooled" else maps, torch.cat(targets))}
         moves = [(a, plan.elements[b] @ o2.inverse(plan.elements[a]), b) for a, b in plan.ordinary]
-        decodes_moved, ways = bool(w.transformed) and w.decode == "pooled", len(moves)
+        decodes_moved, ways = bool(w.transformed and self.asked) and w.decode == "pooled", len(moves)
         if decodes_moved:  # the way back is another picture to draw, and costs no encoder pass
             moves += [(b, o2.inverse(g), a) for a, g, b in moves]
         moved = self.transformer(torch.cat([z[a] for a, *_ in moves]), o2.cat([g for _, g, _ in moves]))
@@ -309,7 +358,8 @@ class TIObjective(nn.Module):
             terms["moving_floor"] = floor_hinge(moving / moving.mean().detach().clamp(min=1e-12), w.floor)
         if w.latent_floor:
             terms["latent_floor"] = floor_hinge(variance.mean(0, keepdim=True), w.floor)
-        loss = torch.stack([getattr(w, name) * term for name, term in terms.items()]).sum()
+        weights = {name: getattr(w, name) * (1.0 if name in OF_VIEWS else self.asked) for name in terms}
+        loss = torch.stack([weights[name] * term for name, term in terms.items() if weights[name]]).sum()
         with torch.no_grad():
             gain = 1 - error * scale / doing_nothing.clamp(min=1e-12)
             share = doing_nothing / (2 * variance.sum()).clamp(min=1e-12)

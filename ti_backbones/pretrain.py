@@ -181,6 +181,7 @@ class _Run:
             while self.step < self.steps:
                 with world.together():
                     batch = next(batches)
+                self._prepare()
                 terms = self._train_step(batch)
                 self.step += 1
                 bar.update(config.batch)
@@ -204,6 +205,19 @@ class _Run:
                         self._draw()
                 broken.check(f"'{self.folder / 'log.jsonl'}' names all: repair or remove them, then add --resume")
         return self._finish() if main else None
+
+    def _prepare(self) -> None:
+        """What comes before a step, see `TIObjective.prepare`."""
+        self.objective.prepare(self.step, self.steps, self._some_images)
+        if self.ema is not None and self.config.objective.begins(self.step, self.steps):
+            transformer = cast(TIBackbone, self.ema.module).latent_transformer
+            transformer.load_state_dict(self.objective.transformer.state_dict())
+
+    def _some_images(self, count: int) -> Tensor:
+        """Some training images, to fit a representation on, as large as they are now: (N, 3, S, S) uint8."""
+        indices = torch.randperm(len(self.data.images), generator=generator(self.config.seed, 7))[:count]
+        images = next(read(self.data.images, [sorted(indices.tolist())]))
+        return smaller(images.float() / 255, self.config.size_at(self.step, self.steps)).mul(255).round().byte()
 
     def _train_step(self, batch: Tensor) -> dict[str, float]:
         """One optimiser step on this rank's share (B / ranks, 3, S, S) uint8 of the global batch.
@@ -298,10 +312,6 @@ class _Run:
         assert self.data.test is not None  # it is there on rank 0, which alone draws and certifies
         return self.data.test
 
-    def _some_images(self) -> Tensor:
-        """Training images, to fit a representation on."""
-        return next(read(self.data.images, [list(range(min(len(self.data.images), TEST_IMAGES)))]))
-
     def _draw(self) -> None:
         with self.autocast:
             png = pictures.view_grid(self.objective, self._test_images()[:8].float() / 255)
@@ -317,7 +327,7 @@ class _Run:
             torch.manual_seed(config.seed)
             with self.autocast:
                 ti.latent_transformer = isomorphism.represent(
-                    ti.encoder, self._some_images(), config.objective.frame, self.world.device
+                    ti.encoder, self._some_images(TEST_IMAGES), config.objective.frame, self.world.device
                 )
         with self.autocast:
             certificate = isomorphism.certify_backbone(

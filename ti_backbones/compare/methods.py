@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,8 @@ START = "start"
 METHODS: dict[str, Method] = {
     "scratch": Method(0),
     START: Method(0),
-    "autoencoder": Method(2, _autoencoder, Objective(decode="map")),
-    "autoencoder-pooled": Method(2, _autoencoder),
+    "autoencoder": Method(2, _autoencoder, replace(PRESETS["autoencoder"], decode="map")),
+    "autoencoder-pooled": Method(2, _autoencoder, PRESETS["autoencoder"]),
     "simclr": Method(2, _simclr, extra="lightly"),
     "peclr": Method(2, _peclr, extra="lightly"),
     "ti-paper": Method(14, objective=PRESETS["paper"]),

@@ -17,7 +17,7 @@ from ..backbone import TIBackbone, find_folder
 from ..data.order import StepSampler, generator, uniforms
 from ..errors import InputError, first_line
 from ..isomorphism import Certificate
-from ..objective import UNIFORMS
+from ..objective import UNIFORMS, TIObjective
 from ..pose.data import Hands, drawn
 from ..pretrain_config import PretrainConfig
 from ..pretrain_setup import build, learning_rate, make_optimiser
@@ -117,6 +117,8 @@ class Pretraining:
         ) as bar:
             for batch in self.hands.batches(sampler):
                 began = time.perf_counter()
+                if isinstance(self.module, TIObjective):
+                    self.module.prepare(self.step, self.steps, lambda count: drawn(self.hands, count)["image"])
                 self.terms = self._train_step(batch["image"])
                 self.step += 1
                 self.seconds += time.perf_counter() - began
