@@ -268,6 +268,15 @@ def test_processes_share_a_comparison(hands: Path, tmp_path: Path):
     assert [row["name"] for row in report["rows"]] == methods
 
 
+@pytest.mark.parametrize(("mode", "augment"), [("frozen", "none"), ("linear", "image")])
+def test_heads_on_frozen_encoders_can_be_compared(mode: Any, augment: Any, hands: Path, tmp_path: Path):
+    config = config_for(hands, tmp_path, methods="scratch", own_head="", labels="1", label_seeds="1")
+    recipe = replace(config.recipe, mode=mode, augment=augment, head="mlp")
+    row = comparing.compare(replace(config, recipe=recipe)).rows[0]
+    assert row["finetuning"]["100 %"]["curve"]["epoch"][-1] >= 1  # it was trained by steps, and the probe was not
+    assert "epoch" not in row["probe"]["curve"]
+
+
 def test_a_comparison_goes_on_from_its_cells_alone(hands: Path, tmp_path: Path):
     few = {"methods": "ti-o2", "own_head": "", "labels": "1", "label_seeds": "1"}
     comparing.compare(config_for(hands, tmp_path, **few))

@@ -350,19 +350,22 @@ def _fit(latents: Tensor, transformer: O2Representation, steps: int, rows: Tenso
     return transformer.eval()
 
 
-def represent(encoder: Any, images: Tensor, frame: Frame, device: torch.device | str = "cpu") -> O2Representation:
+def represent(
+    encoder: Any, images: Tensor, frame: Frame, device: torch.device | str = "cpu", blocks=None, steps: int = 300
+) -> O2Representation:
     """Fit an `O2Representation` to an encoder that was trained without a latent transformer.
 
     Args:
         encoder: a timm model in eval mode, on `device`.
         images: (N, 3, S, S) uint8 training images. frame: how views are framed.
+        blocks, steps: see `fit_representation`.
     """
     mean, std = normalisation(encoder)
     latents = orbit_latents(
         lambda x: encode(encoder, x)[0], images, grid(12), frame, mean, std, desc="training latents", device=device
     )
     with torch.autocast("cpu", enabled=False):  # of the caller, who may encode in bf16
-        return fit_representation(latents).to(device)
+        return fit_representation(latents, blocks=blocks, steps=steps).to(device)
 
 
 def normalisation(encoder: Any) -> tuple[Tensor, Tensor]:

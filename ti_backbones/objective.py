@@ -34,8 +34,7 @@ from .o2 import Element
 
 UNIFORMS = 6 + 5 * 14  # uniform numbers that decide everything random about one source image
 RISE = 0.1  # share of the steps over which the terms of T come in, where they do not count from the start
-FITTED_ON = 256  # images that T is then fitted to, at FITTED_ANGLES angles with and without flip, in FITTED_STEPS steps
-FITTED_ANGLES, FITTED_STEPS = 12, 60
+FITTED_ON, FITTED_STEPS = 256, 60  # images that T is then fitted to, and the steps of that
 OF_VIEWS = ("reconstruction", "latent_floor")  # terms that ask nothing of T
 
 
@@ -295,15 +294,12 @@ class TIObjective(nn.Module):
         """Let T start from the representation that fits the latents best; the same on every rank."""
         transformer = self.transformer
         assert isinstance(transformer, O2Representation)  # `PretrainConfig.check` says so
-        mean, std, device = self.image_mean.cpu(), self.image_std.cpu(), self.image_mean.device
-        training, elements = self.ti.training, isomorphism.grid(FITTED_ANGLES)
+        frame, device, training = self.objective.frame, self.image_mean.device, self.ti.training
         self.ti.eval()
-        about = {"desc": "training latents", "device": device}
-        latents = isomorphism.orbit_latents(self.ti, images, elements, self.objective.frame, mean, std, **about)
-        self.ti.train(training)
-        with torch.random.fork_rng([]), torch.autocast("cpu", enabled=False):  # whatever was drawn and cast before
+        with torch.random.fork_rng([]):  # whatever was drawn before
             torch.manual_seed(0)
-            fitted = isomorphism.fit_representation(latents.float(), blocks=transformer.blocks, steps=FITTED_STEPS)
+            fitted = isomorphism.represent(self.ti.encoder, images, frame, device, transformer.blocks, FITTED_STEPS)
+        self.ti.train(training)
         with torch.no_grad():
             transformer.weight.copy_(fitted.weight)
             if dist.is_initialized():

@@ -81,13 +81,16 @@ def train(
     """Fine-tune a pretrained model, or probe it; the weights that are best on validation are kept. See `run`."""
     hands, validation = sets.labelled(share, seed, config), sets.validation
     model = _model(config, folder, recipe, hands, seed, machine)
-    if recipe.mode == "linear":
+    steps: dict[str, Any] = {"views": len(hands) + len(validation)}
+    if not recipe.uses_images:
         hands, validation = (with_latents(model, some, machine.bf16) for some in (hands, validation))
-        records = fit_probe(model, hands, validation)
-        steps, curve, best = {"views": len(hands) + len(validation)}, records, min(records, key=score)
+    if isinstance(hands, InMemory) and recipe == probe_recipe(recipe):
+        curve = fit_probe(model, hands, validation)
+        best = min(curve, key=score)
     else:
         fit = Fit(model, hands, validation, recipe, seed, machine.bf16).run()
-        steps = {"epochs": fit.epochs, "steps": fit.steps, "views": fit.steps * fit.batch}
+        steps |= {"epochs": fit.epochs, "steps": fit.steps}
+        steps |= {"views": fit.steps * fit.batch} if recipe.uses_images else {}
         curve, best = fit.curve, fit.best_record
     hands.tally.check()
     return Tuned(model, len(hands), steps, curve, best)
