@@ -22,10 +22,11 @@ from ti_backbones.compare.finetuning import Sets, reference
 from ti_backbones.compare.methods import METHODS
 from ti_backbones.compare.pretraining import Diverged, Machine, Pretraining
 from ti_backbones.compare.report import Report, epochs_to, summarise
+from ti_backbones.data import open_data
 from ti_backbones.data.order import uniforms
 from ti_backbones.errors import InputError
 from ti_backbones.pose.augment import place
-from ti_backbones.pose.data import InMemory
+from ti_backbones.pose.data import InMemory, open_hands
 from ti_backbones.pose.recipe import Recipe
 from ti_backbones.pose.training import score
 
@@ -275,6 +276,25 @@ def test_heads_on_frozen_encoders_can_be_compared(mode: Any, augment: Any, hands
     row = comparing.compare(replace(config, recipe=recipe)).rows[0]
     assert row["finetuning"]["100 %"]["curve"]["epoch"][-1] >= 1  # it was trained by steps, and the probe was not
     assert "epoch" not in row["probe"]["curve"]
+
+
+@pytest.mark.parametrize("method", ["scratch", "ti-o2"])
+def test_too_many_broken_samples_end_a_comparison(method: str, tmp_path: Path):
+    """Also where images are read as they are needed."""
+
+    def spoil(i: int, label: dict) -> None:
+        if i % 3 == 0:
+            label["joints_mm"] = label["joints_mm"][:20]
+
+    broken = write_shard(tmp_path / "broken.tar", 60, spoil)
+    whole = write_shard(tmp_path / "whole.tar", 60)
+    config = config_for(
+        broken, tmp_path / "out", methods=method, own_head="", labels="1", label_seeds="1", cache_gb=0.0
+    )
+    sets = comparing.open_sets(replace(config, data=f"shards:{whole}"))
+    spoiled = open_hands(open_data(config.data), 32, 0.0, 0)
+    with pytest.raises(InputError, match="samples read of .* are broken"):
+        comparing._Comparison(config, replace(sets, train=spoiled), CPU).method(method, 0)
 
 
 def test_a_comparison_goes_on_from_its_cells_alone(hands: Path, tmp_path: Path):

@@ -92,6 +92,7 @@ def train(
         steps |= {"epochs": fit.epochs, "steps": fit.steps}
         steps |= {"views": fit.steps * fit.batch} if recipe.uses_images else {}
         curve, best = fit.curve, fit.best_record
+    hands.tally.share()
     hands.tally.check()
     return Tuned(model, len(hands), steps, curve, best)
 

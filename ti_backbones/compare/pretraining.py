@@ -165,6 +165,7 @@ class Pretraining:
     # --- Checkpoints and results --------------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self.hands.tally.share()
         self.hands.tally.check()
         state = {"step": self.step, "seconds": self.seconds, "terms": self.terms}
         state |= {"module": self.module.state_dict(), "optimiser": self.optimiser.state_dict()}
