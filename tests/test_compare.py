@@ -293,7 +293,7 @@ def test_too_many_broken_samples_end_a_comparison(method: str, tmp_path: Path):
     )
     sets = comparing.open_sets(replace(config, data=f"shards:{whole}"))
     spoiled = open_hands(open_data(config.data), 32, 0.0, 0)
-    with pytest.raises(InputError, match="samples read of .* are broken"):
+    with pytest.raises(InputError, match=r"samples read of .* are broken"):
         comparing._Comparison(config, replace(sets, train=spoiled), CPU).method(method, 0)
 
 
