@@ -13,7 +13,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 NAMES = (
-    *("paper", "paper-best", "gain", "step", "transform", "warp", "warp-quarter", "warp-flip"),
+    *("paper", "paper-best", "gain", "step", "depthwise", "transform", "warp", "warp-quarter", "warp-flip"),
     *("inference", "finetune", "input", "processes", "memory", "import"),
 )
 

@@ -28,6 +28,7 @@ from .data import read
 from .data.order import StepSampler, generator, uniforms
 from .distributed import World, fast_bf16, join, leave
 from .errors import InputError, first_line
+from .kernels import for_training
 from .objective import UNIFORMS
 from .pretrain_config import PretrainConfig, refuse_other_run
 from .pretrain_setup import TEST_IMAGES, at_last_size, build, learning_rate, make_optimiser, open_images
@@ -89,8 +90,7 @@ class _Run:
             self.steps = config.epochs * self.steps_per_epoch
             self.views = self.steps * config.batch * VIEWS[config.objective.views]
             torch.manual_seed(config.seed)
-            self.objective = build(config).to(world.device)
-            self.objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            self.objective = for_training(build(config).to(world.device))
             self.optimiser = make_optimiser(self.objective, config)
             self.ema = None
             if config.ema:

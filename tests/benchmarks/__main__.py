@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Row]]] = {
     "paper-best": training.paper_best,
     "gain": convergence.gain,
     "step": training.step,
+    "depthwise": training.depthwise,
     "transform": operators.transform,
     "warp": operators.warp,
     "warp-quarter": operators.warp_quarter,

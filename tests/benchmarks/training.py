@@ -16,10 +16,11 @@ from ti_backbones.backbone import create_encoder
 from ti_backbones.data import LoadedImages
 from ti_backbones.data.order import uniforms
 from ti_backbones.distributed import World
+from ti_backbones.kernels import for_training
 from ti_backbones.objective import PRESETS, UNIFORMS
 from ti_backbones.pretrain import PretrainConfig, _Run
 
-MODELS, SIZES = ("resnet50", "resnet18"), (128, 224)
+DEPTHWISE, MODELS, SIZES = "efficientnet_lite0", ("resnet50", "resnet18"), (128, 224)
 QUICK_MODEL, QUICK_SIZE = "test_resnet", 64
 PAPER, BEST = Bar(at_least=12), Bar(at_least=25)
 STEP = {"resnet50": Bar(at_most=1.15), "resnet18": Bar(at_most=1.25)}
@@ -87,11 +88,13 @@ class Pretraining:
 class EncoderStep:
     """Forward, backward and AdamW of a plain timm encoder, at each call, on ready views."""
 
-    def __init__(self, settings: Settings, model: str, views: Tensor):
+    def __init__(self, settings: Settings, model: str, views: Tensor, quick_gradients: bool = False):
         torch.manual_seed(0)
         self.settings, self.views = settings, views
         self.encoder = create_encoder(model).to(settings.device).train()
         self.encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if quick_gradients:
+            for_training(self.encoder)
         self.optimiser = torch.optim.AdamW(param_groups_weight_decay(self.encoder, 0.05), lr=1e-4, betas=(0.9, 0.95))
 
     def __call__(self) -> None:
@@ -129,6 +132,16 @@ def paper_best(settings: Settings) -> Iterator[Row]:
     """The same against the authors' scheme in fp32; asked for on a CPU with bf16 units."""
     bar = BEST if settings.bf16 and settings.device.type == "cpu" else None
     return _against_authors("paper-best", settings, False, bar)
+
+
+def depthwise(settings: Settings) -> Iterator[Row]:
+    """A plain timm encoder of depthwise convolutions as `for_training` lays it out, against itself."""
+    model, count = ("test_efficientnet", 4) if settings.quick else (DEPTHWISE, 2 * STEP_IMAGES)
+    for size in (QUICK_SIZE,) if settings.quick else SIZES:
+        views = torch.rand(count, 3, size, size, device=settings.device).contiguous(memory_format=torch.channels_last)
+        ours, theirs = (EncoderStep(settings, model, views, quick) for quick in (True, False))
+        what = f"forward, backward, AdamW of {model}, {size} px, {count} views, {settings.precision}"
+        yield compare("depthwise", what, "plain timm model in channels last", ours, theirs, settings, Bar(below=1))
 
 
 def step(settings: Settings) -> Iterator[Row]:

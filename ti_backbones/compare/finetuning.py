@@ -11,6 +11,7 @@ import torch
 
 from ..backbone import TIBackbone
 from ..data.images import Samples, Selection
+from ..kernels import for_training
 from ..latent import O2Representation
 from ..pose import metrics
 from ..pose.augment import Frame
@@ -173,8 +174,7 @@ def _model(config: CompareConfig, folder: Path, recipe: Recipe, train: Hands, se
         torch.manual_seed(seed)
     head = build_head(ti.encoder, transformer, recipe.head_kind, "joints", **recipe.head_options)
     spec = PoseSpec(config.size, FRAME, "joints", head.kind, head.options)
-    model = PoseModel(ti.encoder, transformer, head, spec).to(machine.device)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = for_training(PoseModel(ti.encoder, transformer, head, spec).to(machine.device))
     if not recipe.uses_images:
         model.freeze(encoder=True)
     return model

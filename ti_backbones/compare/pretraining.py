@@ -17,6 +17,7 @@ from ..backbone import TIBackbone, find_folder
 from ..data.order import StepSampler, generator, uniforms
 from ..errors import InputError, first_line
 from ..isomorphism import Certificate
+from ..kernels import for_training
 from ..objective import UNIFORMS, TIObjective
 from ..pose.data import Hands, drawn
 from ..pretrain_config import PretrainConfig
@@ -82,8 +83,7 @@ class Pretraining:
             self.options = replace(self.options, out=config.out / "trials" / f"{name}-{self.options.lr:g}")
         self.every = 60 * config.checkpoint_minutes
         self.path = self.options.out / "training" / "checkpoint.pt"
-        self.module = trained_module(self.method, self.options).to(machine.device)
-        self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.module = for_training(trained_module(self.method, self.options).to(machine.device))
         steps = config.trial_views // config.batch_views if trial else config.steps
         self.steps, self.step, self.seconds = steps if self.method.views else 0, 0, 0.0
         self.optimiser = make_optimiser(self.module, self.options)  # pyright: ignore[reportArgumentType]

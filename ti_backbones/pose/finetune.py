@@ -23,6 +23,7 @@ from ..data.images import Samples, Selection
 from ..data.order import generator
 from ..distributed import World, fast_bf16, join, leave
 from ..errors import InputError, first_line
+from ..kernels import for_training
 from ..latent import LatentTransformer
 from ..run_folder import RunFolder
 from .augment import Frame
@@ -64,8 +65,7 @@ def _run(config: FinetuneConfig, world: World) -> dict[str, Any] | None:
         encoder, transformer, training = start_from(config)
         train, validation, how = _open(config, training["size"])
         torch.manual_seed(config.seed)  # reading draws from it
-        model = _build(config, encoder, transformer, training, train, world.device).to(world.device)
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        model = for_training(_build(config, encoder, transformer, training, train, world.device).to(world.device))
         if not config.recipe.uses_images:
             model.freeze(encoder=True)
             train, validation = (with_latents(model, hands, bf16) for hands in (train, validation))
