@@ -3,7 +3,8 @@
 Pure functions over latents and views, and one thin module that assembles them. Presets:
 
 - ``o2``: two views an image, an exact `O2Representation`, relative ordinary error, and the picture
-  drawn from the pooled latent: x from z, and g·x from T_g z. Composition needs no loss.
+  drawn from the pooled latent: x from z, and g·x from T_g z. Composition needs no loss. In the first half
+  of the steps only x is drawn from z; then T starts from what fits the latents best.
 - ``autoencoder``: the rival: each view drawn from its own pooled latent, nothing asked of T.
 - ``paper``: TI-Net's [0] fourteen views and terms on `LowRankAffine`, corrected: angles in radians,
   errors relative to the latent's variance, a linear last decoder layer, corners that tell nothing.
@@ -81,7 +82,7 @@ class Objective:
     moving_floor: float = 0.25
     latent_floor: float = 0.25
     floor: float = 0.5
-    alone: float = 0.0
+    alone: float = 0.5
     colour: float = 0.0
     frame: Frame = "disc"
 
@@ -101,7 +102,7 @@ class Objective:
 
 PRESETS: dict[str, Objective] = {
     "o2": Objective(),
-    "autoencoder": Objective(transformed=0.0, ordinary=0.0, moving_floor=0.0, latent_floor=0.0),
+    "autoencoder": Objective(transformed=0.0, ordinary=0.0, moving_floor=0.0, latent_floor=0.0, alone=0.0),
     "paper": Objective(
         latent="affine",
         views="paper",
@@ -113,6 +114,7 @@ PRESETS: dict[str, Objective] = {
         relative_to="variance",
         moving_floor=0.0,
         latent_floor=0.0,
+        alone=0.0,
     ),
 }
 
