@@ -165,7 +165,9 @@ def test_nothing_is_asked_of_the_transformer_at_first():
     assert asked[51:] == [1.0] * 49
     assert all(a < b for a, b in itertools.pairwise(asked[40:51]))
     assert [step for step in range(100) if w.begins(step, 100)] == [40]
-    assert {Objective(alone=0.0).asked(step, 100) for step in range(100)} == {1.0}
+    for never in (Objective(alone=0.0), Objective(latent="affine"), Objective(reconstruction=0.0)):
+        assert {never.asked(step, 100) for step in range(100)} == {1.0}
+        assert not any(never.begins(step, 100) for step in range(100))
 
     o, x = perfect(alone=0.4)
     torch.nn.init.orthogonal_(o.transformer.weight)

@@ -294,7 +294,6 @@ def test_the_log_has_every_term_and_the_rate(finished: Path):
     terms = {
         "loss",
         "reconstruction",
-        "transformed",
         "ordinary",
         "moving_floor",
         "latent_floor",
@@ -302,6 +301,7 @@ def test_the_log_has_every_term_and_the_rate(finished: Path):
         "moving_share",
     }
     assert all(line.keys() >= terms | {"epoch", "lr", "grad_norm", "images_per_s"} for line in log)
+    assert ["transformed" in line for line in log] == [False] * 2 + [True] * 3, "asked from the second half on"
     assert log[-1]["lr"] < log[0]["lr"]
     assert log[-1]["epoch"] == 1
 

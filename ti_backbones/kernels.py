@@ -88,7 +88,7 @@ def _of_input(g: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], pad
     kernel = weight.shape[2:]
     if stride != (1, 1):
         size = [n + 2 * p - k + 1 for n, p, k in zip(x.shape[2:], padding, kernel, strict=True)]
-        spread = torch.zeros((*g.shape[:2], *size), dtype=g.dtype).contiguous(memory_format=torch.channels_last)
+        spread = torch.empty((*g.shape[:2], *size), dtype=g.dtype, memory_format=torch.channels_last).zero_()
         spread[:, :, :: stride[0], :: stride[1]] = g
         g = spread
     around = [k - 1 - p for k, p in zip(kernel, padding, strict=True)]

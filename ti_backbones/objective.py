@@ -63,7 +63,7 @@ class Objective:
             relative errors leave the scale free.
         floor: the standard deviation asked for.
         alone: share of the steps in which nothing is asked of T: each view is drawn from its own latent, which
-            thereby comes to hold more; see `asked`.
+            thereby comes to hold more; see `asked`. Of no effect for affine maps, and without reconstruction.
         colour: strength of the change of colour and exposure between the views, 0 for none.
         frame: how views are framed, see `images`.
     """
@@ -86,13 +86,18 @@ class Objective:
     colour: float = 0.0
     frame: Frame = "disc"
 
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is asked of T at first."""
+        return self.alone > 0 and self.reconstruction > 0 and self.latent == "o2"
+
     def asked(self, step: int, steps: int) -> float:
         """How much the terms that ask something of T count in a step, from 0: nothing at first, all after a rise."""
-        return min(max((step / steps - self.alone) / RISE, 0.0), 1.0) if self.alone else 1.0
+        return min(max((step / steps - self.alone) / RISE, 0.0), 1.0) if self.waits else 1.0
 
     def begins(self, step: int, steps: int) -> bool:
         """Whether it is before this step that T is to be fitted to the latents."""
-        return bool(self.alone) and step == math.ceil(self.alone * steps)
+        return self.waits and step == math.ceil(self.alone * steps)
 
     @property
     def trains_transformer(self) -> bool:
@@ -295,7 +300,7 @@ class TIObjective(nn.Module):
     def _fit(self, images: Tensor) -> None:
         """Let T start from the representation that fits the latents best; the same on every rank."""
         transformer = self.transformer
-        assert isinstance(transformer, O2Representation)  # `PretrainConfig.check` says so
+        assert isinstance(transformer, O2Representation)  # `waits` says so
         frame, device, training = self.objective.frame, self.image_mean.device, self.ti.training
         self.ti.eval()
         with torch.random.fork_rng([]):  # whatever was drawn before

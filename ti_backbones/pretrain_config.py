@@ -108,11 +108,8 @@ class PretrainConfig:
         limits = {"colour": (1.0, "from 0 to 1"), "alone": (0.9, "from 0 to 0.9")}
         within = ((k, v, *limits.get(k, (1e6, "0 or more, and finite"))) for k, v in weights.items())
         check_options(self.objective, ((k, 0 <= v <= high, wanted) for k, v, high, wanted in within), "--objective.")
-        o = self.objective
-        may_wait = not o.alone or (o.reconstruction > 0 and o.latent == "o2")
-        rules = [("temperature", o.temperature > 0, "above 0")]
-        rules += [("alone", may_wait, "0 without reconstruction, and for a latent transformer of kind affine")]
-        check_options(o, rules, "--objective.")
+        rules = [("temperature", self.objective.temperature > 0, "above 0")]
+        check_options(self.objective, rules, "--objective.")
 
     @property
     def sizes(self) -> dict[int, float]:
