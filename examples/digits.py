@@ -49,7 +49,8 @@ turns anew (`python examples/digits.py`, on one CPU core). The digits are split 
 for validation and 400 for test, each judged in four turns. An encoder sees {views:,} views without labels in its
 pretraining, is frozen, and then sees {labelled_views:,} turned views of the labelled digits; with a star, each labelled
 digit once. From scratch, encoder and head see as many views as all that, of labelled digits. The learning rate was
-chosen on the validation split, of 1.5e-3, 3e-3 and 6e-3, for all alike, with an earlier form of the equivariant head.
+chosen on the validation split, of 1.5e-3, 3e-3 and 6e-3, for all alike, with earlier forms of the equivariant
+head and of TI's pretraining.
 
 Gain of T_g on the validation digits; for the autoencoder, that of the representation fitted to its latent afterwards:
 """
