@@ -146,6 +146,7 @@ def test_blur_is_a_gaussian():
 
 
 def test_every_method_starts_from_the_same_encoder_and_shows_it_as_many_views(hands: Path, sets: Sets, tmp_path: Path):
+    """In training; what a representation is fitted on, for TI halfway and for its rivals afterwards, is not counted."""
     config, seen, starts = config_for(hands, tmp_path), {}, {}
     for name in ["scratch", *PRETRAINED]:
         work = Pretraining(config, name, 0, sets.train, CPU)
@@ -153,15 +154,15 @@ def test_every_method_starts_from_the_same_encoder_and_shows_it_as_many_views(ha
         starts[name] = {k: v.clone() for k, v in encoder.state_dict().items()}
         forward, count = encoder.forward_features, []
 
-        def counted(x, *rest, forward=forward, count=count, **more):
-            count.append(len(x))
+        def counted(x, *rest, forward=forward, count=count, encoder=encoder, **more):
+            count.append(len(x) * encoder.training)
             return forward(x, *rest, **more)
 
         encoder.forward_features = counted
         inner = encoder.forward_intermediates
 
-        def counted_too(x, *rest, inner=inner, count=count, **more):
-            count.append(len(x))
+        def counted_too(x, *rest, inner=inner, count=count, encoder=encoder, **more):
+            count.append(len(x) * encoder.training)
             return inner(x, *rest, **more)
 
         encoder.forward_intermediates = counted_too

@@ -19,6 +19,7 @@ _NO_IMAGE = (
     " hand, which is turned and scaled to fit, a PA-MPJPE of {hand_pa_mpjpe:.1f}. What is not below that does"
     " not show that it has learned how fingers are bent, whatever its MPJPE says of the hand's orientation."
 )
+STYLES = ("-", "--", ":", "-.")
 TARGET = "scratch"  # the row whose final validation error the others are to reach
 
 
@@ -72,16 +73,23 @@ class Report:
         return "\n".join(parts)
 
     def curves(self, path: Path) -> None:
-        """Draw the mean validation MPJPE by epoch, a panel for each share (needs matplotlib)."""
+        """Draw the mean validation MPJPE by epoch, a panel for each share (needs matplotlib).
+
+        A method has one colour, and a head one line style, in all panels.
+        """
         shares = shares_of(self.rows)
         fig, panels = _figure(len(shares), 5.0)
+        parts = [row["name"].partition(", ") for row in self.rows]
+        methods, heads = (list(dict.fromkeys(part[k] for part in parts)) for k in (0, 2))
+        lines = dict.fromkeys(row["name"] for row in self.rows)
         for axes, share in zip(panels, shares, strict=True):
-            for row in self.rows:
+            for name, (method, _, head), row in zip(lines, parts, self.rows, strict=True):
                 if of := row["finetuning"].get(share):
-                    axes.plot(of["curve"]["epoch"], of["curve"]["mpjpe"], label=row["name"])
+                    look = {"color": f"C{methods.index(method)}", "linestyle": STYLES[heads.index(head) % len(STYLES)]}
+                    lines[name] = axes.plot(of["curve"]["epoch"], of["curve"]["mpjpe"], label=name, **look)[0]
             axes.set(title=f"{share} of the labels", xlabel="epoch", ylabel="validation MPJPE [mm]")
             axes.grid(alpha=0.3)
-        fig.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        fig.legend(handles=list(filter(None, lines.values())), loc="outside right upper", frameon=False)
         fig.savefig(path, dpi=120)
 
     def bars(self, path: Path) -> None:
@@ -98,7 +106,7 @@ class Report:
                 bars = axes.barh(names, means, xerr=spread, color=colours, alpha=alpha, ecolor="0.2")
                 ends = ends or bars
             said = [f"{of['mpjpe']['mean']:.1f} / {of['pa_mpjpe']['mean']:.1f}" if of else "not run" for of in found]
-            axes.bar_label(ends, said, padding=6)
+            axes.bar_label(ends, said, padding=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
             axes.invert_yaxis()
             if self.reference:
                 mean_hand = self.reference["hand_pa_mpjpe"]
