@@ -1,7 +1,8 @@
 """Seconds of training until the latent of held-out images moves as the images do: a gain of 0.5.
 
 The preset `o2` and the authors' scheme, preset `paper`, train on the embedded set with the package's own step, by turns
-for a slice of time each, and are certified in between; that time is not counted. T is asked from the first step on (`alone` 0), whatever the plan's length.
+for a slice of time each, and are certified in between; that time is not counted. T is asked from the first step on
+(`alone` 0), whatever the plan's length.
 """
 
 from __future__ import annotations
