@@ -82,16 +82,16 @@ def train(
     """Fine-tune a pretrained model, or probe it; the weights that are best on validation are kept. See `run`."""
     hands, validation = sets.labelled(share, seed, config), sets.validation
     model = _model(config, folder, recipe, hands, seed, machine)
-    steps: dict[str, Any] = {"views": len(hands) + len(validation)}
+    views = len(hands) + len(validation)  # where each is encoded once
     if not recipe.uses_images:
         hands, validation = (with_latents(model, some, machine.bf16) for some in (hands, validation))
     if isinstance(hands, InMemory) and recipe == probe_recipe(recipe):
         curve = fit_probe(model, hands, validation)
-        best = min(curve, key=score)
+        steps, best = {"views": views}, min(curve, key=score)
     else:
         fit = Fit(model, hands, validation, recipe, seed, machine.bf16).run()
-        steps |= {"epochs": fit.epochs, "steps": fit.steps}
-        steps |= {"views": fit.steps * fit.batch} if recipe.uses_images else {}
+        views = fit.steps * fit.batch if recipe.uses_images else views
+        steps = {"epochs": fit.epochs, "steps": fit.steps, "views": views}
         curve, best = fit.curve, fit.best_record
     hands.tally.share()
     hands.tally.check()
