@@ -33,6 +33,7 @@ TRANSFORMER_FILE = "latent_transformer.safetensors"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+HALVED = 2**14  # tensors of so many elements or more are stored in float16, where half precision is asked for
 
 
 def latent_width(encoder: Any) -> int:
@@ -158,8 +159,10 @@ class TIBackbone(nn.Module):
 
         Args:
             folder: made if there is none.
-            half: store the encoder's matrices and kernels in float16, which halves the file; vectors (norms, biases,
-                statistics) and the latent transformer stay float32, and what is loaded is float32.
+            half: store the encoder's large tensors in float16, which nearly halves the file. Those of fewer than
+                `HALVED` elements and the latent transformer stay float32: norms, biases and the first layers, whose
+                errors all others pass on, and where a dead channel's weights can be too small for float16. What is
+                loaded is float32.
 
         Raises:
             InputError: if it cannot be written, or a weight is beyond float16.
@@ -361,7 +364,7 @@ def serialise(module: nn.Module, half: bool = False) -> bytes:
     # copies: safetensors refuses weights that share memory, as CoaT ties some of its own
     state = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
     for key, value in state.items():
-        if half and value.ndim > 1 and value.dtype == torch.float32:
+        if half and value.numel() >= HALVED and value.dtype == torch.float32:
             state[key] = value.half()
             if not state[key].isfinite().all():
                 raise InputError(f"weight '{key}' is beyond float16: save with half=False")
