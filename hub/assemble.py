@@ -22,7 +22,7 @@ from ti_backbones.checkpoint import write_atomically, write_files
 from ti_backbones.data import load_all, open_data
 from ti_backbones.errors import InputError
 from ti_backbones.inspection import InspectConfig, inspect
-from ti_backbones.model_folder import COMPARISON, LOADED, LOG_FILE, read_model_folder, read_recipe
+from ti_backbones.model_folder import COMPARISON, LOADED, LOG_FILE, VIEWS_FILE, read_model_folder, read_recipe
 
 from .command import command
 
@@ -96,7 +96,9 @@ def _fill(folder: Path, config: AssembleConfig, recipe_file: Path) -> None:
         inspect(InspectConfig(str(folder), data, json=folder / f"{file}.json", figure=figure))
         _reword(folder / f"{file}.json", data=said)
     _check_rounding(folder, config, trained)
-    write_atomically(folder / LOG_FILE, _read(config.run / "training" / LOG_FILE))
+    training = config.run / "training"
+    write_atomically(folder / LOG_FILE, _read(training / LOG_FILE))
+    write_atomically(folder / VIEWS_FILE, _read(max(training.glob("views-*.png"), default=training / VIEWS_FILE)))
     there = [f for f in COMPARISON if f == COMPARISON[0] or (config.comparison / f).is_file()]
     write_files(folder / "comparison", {f: _read(config.comparison / f) for f in there})
     title = json.loads(_read(folder / "comparison" / COMPARISON[0]))["title"]

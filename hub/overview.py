@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from safetensors import safe_open
 
 from ti_backbones.backbone import read_config
 from ti_backbones.checkpoint import replacing
+from ti_backbones.model_folder import VIEWS_FILE
 from ti_backbones.published import WEIGHTS_FILE
 
 MODELS = Path(__file__).resolve().parent / "models"
@@ -104,7 +106,7 @@ def _size(folder: Path) -> tuple[int, int]:
 
 
 def figure(found: list[Model], path: Path = FIGURE) -> None:
-    """Draw what T_g is worth on the smallest model's latents, and what the pretrainings are worth to pose.
+    """Draw what the smallest model's latents hold, what T_g is worth on them, and what pretraining is worth to pose.
 
     Without a model, nothing is drawn.
     """
@@ -114,9 +116,17 @@ def figure(found: list[Model], path: Path = FIGURE) -> None:
     from matplotlib.figure import Figure
 
     tuned = [model for model in found if model.share]
-    fig = Figure(figsize=(5 + 4 * len(tuned), 3.6), layout="constrained")
+    with Image.open(found[0].folder / VIEWS_FILE) as image:
+        views = np.asarray(image.convert("RGB"))
+    width = 5.0 + 4 * len(tuned)
+    heights = (width * len(views) / len(views[0]), 3.6)
+    fig = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(fig)
-    first, *panels = fig.subplots(1, 1 + len(tuned))
+    grid = fig.add_gridspec(2, 1 + len(tuned), height_ratios=heights)
+    picture = fig.add_subplot(grid[0, :])
+    picture.imshow(views)
+    picture.set_axis_off()
+    first, *panels = (fig.add_subplot(grid[1, column]) for column in range(1 + len(tuned)))
     of = found[0].measured["certificate.json"]
     degrees = [*of["angles_deg"], 360.0]
     for key, label, colour in (("nothing", "left as it is: z(x)", "0.6"), ("error", "moved: T$_g$ z(x)", "C1")):
@@ -155,7 +165,8 @@ def _row_name(row: str) -> str:
 def source(found: list[Model]) -> str:
     """A digest of what the figure shows."""
     of = [[m.folder.name, m.measured["certificate.json"], m.measured["comparison/report.json"]] for m in found]
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    views = [(m.folder / VIEWS_FILE).read_bytes() for m in found[:1]]
+    return hashlib.sha256(b"".join([json.dumps(of, sort_keys=True).encode(), *views])).hexdigest()
 
 
 def is_drawn(found: list[Model], path: Path = FIGURE) -> bool:

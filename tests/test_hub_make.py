@@ -70,7 +70,8 @@ def test_a_recipe_makes_the_folder_with_its_proof(tmp_path: Path):
     card, report = (folder / "README.md").read_text(), json.loads((folder / "comparison" / "report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["scratch", "ae-pooled", "ti", "ti, equivariant"]
     tens = report["rows"][2]["finetuning"]["50 %"]["pa_mpjpe"]
-    for part in (f"{tens['mean']:.1f} ± {tens['sd']:.1f}", "(12 synthetic renders)", "real photographs", "## Speed"):
+    said = ("(12 synthetic renders)", "real photographs", "## Speed", "](views.png)")
+    for part in (f"{tens['mean']:.1f} ± {tens['sd']:.1f}", *said):
         assert part in card
     assert str(tmp_path) not in card.partition("## Recipe")[0]
     assert f"loss {json.loads((folder / 'log.jsonl').read_text().splitlines()[-1])['loss']:.3g}" in card

@@ -28,7 +28,7 @@ from ti_backbones.backbone import TIBackbone
 from ti_backbones.data import load_all, open_data
 from ti_backbones.errors import InputError
 from ti_backbones.pretrain_config import PretrainConfig
-from ti_backbones.pretrain_setup import learning_rate
+from ti_backbones.pretrain_setup import build, learning_rate, make_optimiser, set_learning_rate
 
 SMALL = ("--size", 32, "--batch", 8, "--epochs", 1, "--precision", "fp32", "--device", "cpu")
 STEPS = 9  # 73 images in batches of 8
@@ -397,9 +397,6 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine():
 
 
 def test_weight_decay_spares_what_it_should():
-    from ti_backbones.pretrain_config import PretrainConfig
-    from ti_backbones.pretrain_setup import build, make_optimiser
-
     config = PretrainConfig(Path("unused"), "test_vit", size=32, weight_decay=0.1)
     objective = build(config)
     decay = {id(p): g["weight_decay"] for g in make_optimiser(objective, config).param_groups for p in g["params"]}
@@ -408,6 +405,17 @@ def test_weight_decay_spares_what_it_should():
     assert {"ti.encoder.pos_embed", "ti.encoder.cls_token", "ti.latent_transformer.weight"} <= spared
     assert all(name in spared for name, p in objective.named_parameters() if p.ndim < 2)
     assert by_name["ti.encoder.blocks.0.attn.qkv.weight"] == by_name["decoder.stem.weight"] == 0.1
+
+
+def test_the_encoder_s_learning_rate_is_a_share():
+    config = PretrainConfig(Path("unused"), "test_vit", size=32, lr=0.1, warmup=0.0, encoder_lr=0.2)
+    objective = build(config)
+    optimiser = make_optimiser(objective, config)
+    set_learning_rate(optimiser, config, 0, 100)
+    rates = {id(p): g["lr"] for g in optimiser.param_groups for p in g["params"]}
+    for name, p in objective.named_parameters():
+        assert rates[id(p)] == pytest.approx(0.02 if name.startswith("ti.encoder.") else 0.1), name
+    assert optimiser.param_groups[0]["lr"] == 0.1, "the one that is logged"
 
 
 # --- Where it starts from --------------------------------------------------------------------------------------------
@@ -429,9 +437,6 @@ def write_checkpoint(path: Path, model: torch.nn.Module, form: str) -> None:
 @pytest.mark.parametrize("classes", [0, 10])
 @pytest.mark.parametrize("form", ["safetensors", "plain", "timm training", "data parallel"])
 def test_it_starts_from_a_plain_timm_checkpoint(form, classes, images: Path, tmp_path: Path):
-    from ti_backbones.pretrain_config import PretrainConfig
-    from ti_backbones.pretrain_setup import build
-
     model = timm.create_model("test_convnext", num_classes=classes)
     path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
     write_checkpoint(path, model, form)

@@ -96,6 +96,7 @@ def card(architecture: str, ours: dict[str, Any], measured: Measured | None = No
         f"A timm `{architecture}` encoder (`model.safetensors`) with a latent transformer of kind"
         f" `{transformer['kind']}` and rank {transformer['rank']} (`latent_transformer.safetensors`) that moves its"
         " pooled latent as a horizontal flip or an in-plane rotation moves the image: T_g z(x) ≈ z(g·x).",
+        *_views(measured.files),
         *_usage(measured.source),
         *_certificate(certificate, measured.files),
         *_photos(measured),
@@ -162,6 +163,12 @@ def _usage(source: str) -> list[str]:
         "mmpose, ONNX, TorchScript: `ti-backbones export {} --to pth|onnx|torchscript|torch-export` writes the file."
     )
     return [*lines, other.format(plain)]
+
+
+def _views(files: tuple[str, ...]) -> list[str]:
+    """What the latent holds, as a picture."""
+    said = "Held-out images, and what the decoder that was trained along draws from their latents:"
+    return [said, "![x, g·x, drawn from z(x), drawn from T_g z(x)](views.png)"] if "views.png" in files else []
 
 
 def _certificate(certificate: dict[str, Any], files: tuple[str, ...]) -> list[str]:

@@ -26,8 +26,9 @@ JSON = (CONFIG_FILE, "certificate.json", "photos.json", "pose.json", "results.js
 EVALUATION = ("results.json", "pck.png")  # of each folder evaluation*
 COMPARISON = ("report.json", "bars.png", "curves.png")  # of the folder comparison
 LOG_FILE = "log.jsonl"
+VIEWS_FILE = "views.png"  # a grid of drawn latents, where its images may be published
 MEASURED = ("certificate.json", "certificate.png", "photos.json", "speed.json", LOG_FILE, "pose.json")
-TOP = (*WEIGHTS, CONFIG_FILE, *MEASURED, RECIPE_FILE, CARD_FILE)
+TOP = (*WEIGHTS, CONFIG_FILE, *MEASURED, VIEWS_FILE, RECIPE_FILE, CARD_FILE)
 LOADED = (CONFIG_FILE, WEIGHTS_FILE, TRANSFORMER_FILE)
 # what training and evaluating leave beside a model, and is not published: pictures of hands belong to their sets
 LEFT_OUT = ("training", "validation.json", "validation.png", ".cache", ".gitattributes")

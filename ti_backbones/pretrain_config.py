@@ -50,6 +50,8 @@ class PretrainConfig:
     """parts that a step's batch is split into, to save memory; batch statistics are those of a part"""
     lr: float = 1.5e-3
     """highest learning rate"""
+    encoder_lr: float = 1.0
+    """the encoder's, as a share of lr: below 1 it stays nearer to what it starts from, see --init"""
     warmup: float = 0.1
     """share of the steps in which the learning rate rises; then it falls along a cosine"""
     weight_decay: float = 0.05
@@ -91,6 +93,7 @@ class PretrainConfig:
             ("batch", self.batch >= 2, "at least 2"),
             ("accumulate", self.accumulate >= 1 and self.batch % self.accumulate == 0, "a divisor of the batch"),
             ("lr", 0 < self.lr < 1, "between 0 and 1"),
+            ("encoder_lr", 0 < self.encoder_lr <= 1, "above 0, and at most 1"),
             ("warmup", 0 <= self.warmup < 1, "from 0 to below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("clip", self.clip > 0, "above 0"),

@@ -134,12 +134,27 @@ def _encoder_name(config: PretrainConfig) -> str:
 
 
 def make_optimiser(objective: TIObjective, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW that leaves biases, norms, what timm exempts, and the latent transformer without weight decay."""
+    """AdamW that leaves biases, norms, what timm exempts, and the latent transformer without weight decay.
+
+    Its groups have `lr_scale`, see `set_learning_rate`; that of the first is 1.
+    """
     encoder = cast(Any, objective.ti.encoder)
     exempt = {f"ti.encoder.{k}" for k in encoder.no_weight_decay()} if hasattr(encoder, "no_weight_decay") else set()
     exempt |= {name for name, _ in objective.named_parameters() if name.startswith("ti.latent_transformer.")}
-    groups = param_groups_weight_decay(objective, config.weight_decay, no_weight_decay_list=exempt)
+    decayed = param_groups_weight_decay(objective, config.weight_decay, no_weight_decay_list=exempt)
+    groups, of_encoder = [], {id(p) for p in encoder.parameters()}
+    for inside, scale in ((False, 1.0), (True, config.encoder_lr)):
+        for group in decayed:
+            chosen = [p for p in group["params"] if (id(p) in of_encoder) == inside]
+            groups += [{**group, "params": chosen, "lr_scale": scale}] if chosen else []
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, config: PretrainConfig, step: int, steps: int) -> None:
+    """Each group's learning rate in a step, which counts from 0."""
+    rate = learning_rate(step, steps, config.lr, config.warmup)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_scale"]
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: float) -> float:
