@@ -411,7 +411,7 @@ def test_the_encoder_s_learning_rate_is_a_share():
     config = PretrainConfig(Path("unused"), "test_vit", size=32, lr=0.1, warmup=0.0, encoder_lr=0.2)
     objective = build(config)
     optimiser = make_optimiser(objective, config)
-    set_learning_rate(optimiser, config, 0, 100)
+    set_learning_rate(optimiser, learning_rate(0, 100, config.lr, config.warmup))
     rates = {id(p): g["lr"] for g in optimiser.param_groups for p in g["params"]}
     for name, p in objective.named_parameters():
         assert rates[id(p)] == pytest.approx(0.02 if name.startswith("ti.encoder.") else 0.1), name

@@ -31,7 +31,15 @@ from .errors import InputError, first_line
 from .kernels import for_training
 from .objective import UNIFORMS
 from .pretrain_config import PretrainConfig, refuse_other_run
-from .pretrain_setup import TEST_IMAGES, at_last_size, build, make_optimiser, open_images, set_learning_rate
+from .pretrain_setup import (
+    TEST_IMAGES,
+    at_last_size,
+    build,
+    learning_rate,
+    make_optimiser,
+    open_images,
+    set_learning_rate,
+)
 from .runlog import Log, TensorBoard
 
 __all__ = ["PretrainConfig", "pretrain"]
@@ -230,7 +238,7 @@ class _Run:
         u = uniforms(config.seed, self.step, config.batch, UNIFORMS)[world.rank * share : (world.rank + 1) * share]
         # dropout and its like: a function of seed, step and rank, so that a resumed run repeats it
         torch.manual_seed(generator(config.seed, 3, self.step, world.rank).initial_seed())
-        set_learning_rate(self.optimiser, config, self.step, self.steps)
+        set_learning_rate(self.optimiser, learning_rate(self.step, self.steps, config.lr, config.warmup))
         size = config.size_at(self.step, self.steps)
         sums: dict[str, Tensor] = {}
         parts = list(zip(batch.chunk(config.accumulate), u.chunk(config.accumulate), strict=True))

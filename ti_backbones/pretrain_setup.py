@@ -150,11 +150,10 @@ def make_optimiser(objective: TIObjective, config: PretrainConfig) -> torch.opti
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, config: PretrainConfig, step: int, steps: int) -> None:
-    """Each group's learning rate in a step, which counts from 0."""
-    rate = learning_rate(step, steps, config.lr, config.warmup)
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set each group's learning rate: its `lr_scale` times `rate`."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["lr_scale"]
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def learning_rate(step: int, steps: int, highest: float, warmup: float) -> float:

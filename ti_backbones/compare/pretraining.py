@@ -21,7 +21,7 @@ from ..kernels import for_training
 from ..objective import UNIFORMS, TIObjective
 from ..pose.data import Hands, drawn
 from ..pretrain_config import PretrainConfig
-from ..pretrain_setup import build, make_optimiser, set_learning_rate
+from ..pretrain_setup import build, learning_rate, make_optimiser, set_learning_rate
 from .config import CompareConfig
 from .methods import METHODS, Method
 
@@ -146,7 +146,7 @@ class Pretraining:
         options, device = self.options, self.machine.device
         u = uniforms(options.seed, self.step, len(images), UNIFORMS)
         torch.manual_seed(generator(options.seed, 3, self.step).initial_seed())  # of dropout and its like
-        set_learning_rate(self.optimiser, options, self.step, self.steps)
+        set_learning_rate(self.optimiser, learning_rate(self.step, self.steps, options.lr, options.warmup))
         with self.machine.autocast:
             terms = self.module(images.to(device, non_blocking=True).float() / 255, u)
         terms["loss"].backward()

@@ -21,7 +21,7 @@ from .. import o2
 from ..data.order import StepSampler, generator, uniforms
 from ..distributed import World
 from ..errors import InputError
-from ..pretrain_setup import learning_rate
+from ..pretrain_setup import learning_rate, set_learning_rate
 from . import metrics
 from .data import Batch, Hands, InMemory, in_chunks, label_subset
 from .model import PoseModel
@@ -206,8 +206,7 @@ class Fit:
         lr = learning_rate(self.step, self.steps, recipe.lr, recipe.warmup)
         if recipe.schedule == "constant":
             lr = recipe.lr * min((self.step + 1) / max(round(recipe.warmup * self.steps), 1), 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        set_learning_rate(self.optimiser, lr)
         terms = self.trained(self._to_device(batch), u)
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
