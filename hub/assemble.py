@@ -25,6 +25,7 @@ from ti_backbones.inspection import InspectConfig, inspect
 from ti_backbones.model_folder import COMPARISON, LOADED, LOG_FILE, VIEWS_FILE, read_model_folder, read_recipe
 
 from .command import command
+from .rounding import rounded
 
 HERE = Path(__file__).resolve().parent
 BUNDLED = HERE.parent / "ti_backbones" / "weights"
@@ -89,8 +90,8 @@ def assemble(config: AssembleConfig) -> Path:
 def _fill(folder: Path, config: AssembleConfig, recipe_file: Path) -> None:
     """Everything of the folder, in its place or another."""
     recipe = read_recipe(recipe_file)
-    trained = TIBackbone.from_pretrained(config.run)
-    trained.save_pretrained(folder, half=True)
+    trained = TIBackbone.from_pretrained(config.run).eval()
+    rounded(trained, _images("embedded?split=train", trained, 256)).save_pretrained(folder, half=True)
     for data, file, said in ((config.data, "certificate", recipe.test_data), (config.photos, "photos", recipe.photos)):
         figure = folder / f"{file}.png" if file == "certificate" else None
         inspect(InspectConfig(str(folder), data, json=folder / f"{file}.json", figure=figure))
@@ -118,8 +119,8 @@ def _check_rounding(folder: Path, config: AssembleConfig, trained: TIBackbone) -
         InputError: if it does, or the training was certified on other images.
     """
     gain, before = (json.loads(_read(p / "certificate.json"))["gain"] for p in (folder, config.run))
-    images = load_all(open_data(config.data, "test"), trained.metadata["training"]["size"], 64).images.float() / 255
-    z = trained.eval()(images)
+    images = _images(config.data, trained, 64)
+    z = trained(images)
     error = float((TIBackbone.from_pretrained(folder).eval()(images) - z).norm() / z.norm())
     print(f"in half precision: features differ by {error:.1e}, the gain is {gain:.4f} and was {before:.4f}")
     if not (error <= FEATURES and abs(gain - before) <= GAIN * max(1.0, abs(before))):
@@ -127,6 +128,11 @@ def _check_rounding(folder: Path, config: AssembleConfig, trained: TIBackbone) -
             f"'{config.run}' is not what half precision keeps (features differ by {error:.1e}, the gain is {gain:.3f}"
             f" on '{config.data}' and was {before:.3f}): certify both on the same images, or look for huge weights"
         )
+
+
+def _images(data: str, ti: TIBackbone, count: int) -> torch.Tensor:
+    """So many, held-out ones unless `data` says otherwise, as large as it was trained on: (N, 3, S, S) in [0, 1]."""
+    return load_all(open_data(data, "test"), ti.metadata["training"]["size"], count).images.float() / 255
 
 
 def _read(path: Path) -> bytes:

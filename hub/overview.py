@@ -21,8 +21,9 @@ from ti_backbones.published import WEIGHTS_FILE
 MODELS = Path(__file__).resolve().parent / "models"
 FIGURE = Path(__file__).resolve().parent / "results" / "models.png"
 OURS = "ti"
-NAMES = {"scratch": "from scratch", "start": "ImageNet", "ae-pooled": "autoencoder", OURS: "TI"}
-MADE_OF = ("certificate.json", "photos.json", "speed.json", "comparison/report.json")
+RIVALS = ("scratch", "start", "ae-pooled")
+NAMES = {"scratch": "scratch", "start": "ImageNet", "ae-pooled": "autoencoder", OURS: "TI"}
+MADE_OF = ("certificate.json", "photos.json", "comparison/report.json")
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,18 @@ def table(found: list[Model]) -> str:
     if not found:
         return "No pretrained weights yet."
     header = ["model", "parameters", "file", "views seen", "gain", "moving share", "gain on photographs"]
-    header += ["linear probe", f"fine-tuned on {_share(found)} of the labels", "the same from scratch"]
-    header += ["time against timm's"]
+    header += ["linear probe", f"fine-tuned on {_share(found)} of the labels"]
+    header += [f"the same, {NAMES[row]}" for row in RIVALS]
     lines = [header, ["---"] * len(header)]
     for model in found:
         parameters, size = _size(model.folder)
         certificate, photos = model.measured["certificate.json"], model.measured["photos.json"]
-        ratios = [r["ratio"] for r in model.measured["speed.json"]["rows"]]
         line = [f"[`{model.folder.name}`](hub/models/{model.folder.name}/README.md)", f"{parameters / 1e6:.1f} M"]
         line += [f"{size / 1e6:.1f} MB", f"{model.training['views']:,}"]
         line += [f"{certificate[key]:.2f}" for key in ("gain", "moving_share")] + [f"{photos['gain']:.2f}"]
         line += [errors(model.rows[OURS]["probe"])]
-        line += [errors(model.tuned(row)) for row in (OURS, "scratch")]
-        lines.append([*line, " and ".join(f"{ratio:.2f}" for ratio in ratios)])
+        line += [errors(model.tuned(row)) if row in model.rows else "" for row in (OURS, *RIVALS)]
+        lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -118,7 +118,7 @@ def figure(found: list[Model], path: Path = FIGURE) -> None:
     tuned = [model for model in found if model.share]
     with Image.open(found[0].folder / VIEWS_FILE) as image:
         views = np.asarray(image.convert("RGB"))
-    width = 5.0 + 4 * len(tuned)
+    width = 5.5 + 5.5 * len(tuned)
     heights = (width * len(views) / len(views[0]), 3.6)
     fig = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(fig)
@@ -135,7 +135,7 @@ def figure(found: list[Model], path: Path = FIGURE) -> None:
             first.plot(degrees, [*error, error[0]], style, color=colour, label=f"{label}, {motion}")
     first.set(xlabel="rotation of the image [degrees]", ylabel="squared error to z(g·x) / variance")
     first.set(title=f"the latent of {_short(found[0])}", xticks=range(0, 361, 90), ylim=(0, 1.3 * first.get_ylim()[1]))
-    first.legend(fontsize=7, loc="upper center", ncols=2, frameon=False)
+    first.legend(fontsize=7, loc="upper center", ncols=2, columnspacing=1, frameon=False)
     for axes, model in zip(panels, tuned, strict=True):
         rows = {name: of for name in model.rows if (of := model.tuned(name))}
         names = [_row_name(name) for name in rows]

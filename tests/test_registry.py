@@ -74,7 +74,8 @@ for name in ("collision", "ti_collision"):
 
 def listings():
     names = {m: timm.list_models(module=m) for m in timm.list_modules() if m != "ti_backbones"}
-    return {**names, "all": timm.list_models(exclude_filters="ti_*"), "pretrained": timm.list_pretrained()}
+    names["all"] = timm.list_models(exclude_filters="ti_*")
+    return {**names, "pretrained": timm.list_pretrained(exclude_filters="ti_*")}
 
 before, modules = listings(), set(sys.modules)
 import ti_backbones

@@ -351,6 +351,7 @@ class _Run:
         config, views = self.config, self.views
         training = {"objective": asdict(config.objective), "preset": config.preset, "data": config.data}
         training |= {"images": len(self.data.images), "views": views, "size": config.size, "init": config.init}
+        training |= {"lr": config.lr, "encoder_lr": config.encoder_lr}
         training |= {"grow": config.grow} if config.grow else {}
         return {
             "training": training | {"seed": config.seed, "precision": self.precision},

@@ -95,7 +95,7 @@ class Report:
     def bars(self, path: Path) -> None:
         """Draw MPJPE and PA-MPJPE on test, a panel for each share, with the spread over seeds (needs matplotlib)."""
         shares = shares_of(self.rows)
-        fig, panels = _figure(len(shares), 4.0)
+        fig, panels = _figure(len(shares), 4.0, 2.0)
         rows = [row for row in self.rows if row["finetuning"]]
         names, colours = [row["name"] for row in rows], ["C1" if row["name"].startswith("ti") else "C0" for row in rows]
         for axes, share in zip(panels, shares, strict=True):
@@ -254,10 +254,11 @@ def _layout(lines: list[list[str]], markdown: bool) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in (padded[0], rule, *padded[1:])]
 
 
-def _figure(panels: int, width: float) -> tuple[Any, Any]:
+def _figure(panels: int, width: float, beside: float = 0.0) -> tuple[Any, Any]:
+    """A figure and its panels in a row, each so many inches wide, with room for names beside them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(width * panels, 3.8), layout="constrained")
+    fig = Figure(figsize=(beside + width * panels, 3.8), layout="constrained")
     FigureCanvasAgg(fig)
     return fig, fig.subplots(1, panels, squeeze=False)[0]
