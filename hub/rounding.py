@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,12 @@ def rounded(ti: TIBackbone, images: Tensor) -> TIBackbone:
 def _visit(encoder: nn.Module, images: Tensor, visit: Callable[[str, _BatchNorm, Tensor], None]) -> None:
     """Call `visit` with every BatchNorm in use, by name, and its input's mean, (C,), before it runs."""
 
-    def hook(norm: _BatchNorm, inputs: tuple[Tensor], name: str) -> None:
+    def hook(norm: nn.Module, inputs: tuple[Tensor], name: str) -> None:
+        assert isinstance(norm, _BatchNorm)
         visit(name, norm, inputs[0].transpose(0, 1).flatten(1).mean(1))
 
     handles = [
-        module.register_forward_pre_hook(lambda m, inputs, name=name: hook(m, inputs, name))
+        module.register_forward_pre_hook(partial(hook, name=name))
         for name, module in encoder.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
