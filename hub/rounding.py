@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ti_backbones.backbone import HALVED, TIBackbone
+from ti_backbones.backbone import TIBackbone, halved
 
 
 @torch.no_grad()
@@ -28,8 +28,7 @@ def rounded(ti: TIBackbone, images: Tensor) -> TIBackbone:
     """
     result = copy.deepcopy(ti)
     for parameter in result.encoder.parameters():
-        if parameter.numel() >= HALVED:
-            parameter.copy_(parameter.half())
+        parameter.copy_(halved(parameter))
     means: dict[str, Tensor] = {}
 
     def correct(name: str, norm: _BatchNorm, mean: Tensor) -> None:

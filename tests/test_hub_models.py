@@ -26,8 +26,7 @@ each_model = pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder
 @each_model
 def test_weights_are_small_and_load_by_name(folder: Path):
     assert {v.dtype for v in load_file(folder / LOADED[1]).values() if v.numel() >= HALVED} == {torch.float16}
-    transformer = load_file(folder / LOADED[2]).values()
-    assert {v.dtype for v in transformer if v.is_floating_point()} == {torch.float32}
+    assert {v.dtype for v in load_file(folder / LOADED[2]).values()} <= {torch.float32, torch.bool, torch.int64}
     ti = TIBackbone.from_pretrained(folder.name).eval()
     encoder = timm.create_model(folder.name.partition(".")[0], pretrained=True).eval()
     assert {p.dtype for p in encoder.parameters()} == {torch.float32}

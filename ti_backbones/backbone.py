@@ -363,9 +363,13 @@ def serialise(module: nn.Module, half: bool = False) -> bytes:
     """A module's state as the bytes of a safetensors file; for `half` see `TIBackbone.save_pretrained`."""
     # copies: safetensors refuses weights that share memory, as CoaT ties some of its own
     state = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-    for key, value in state.items():
-        if half and value.numel() >= HALVED and value.dtype == torch.float32:
-            state[key] = value.half()
-            if not state[key].isfinite().all():
-                raise InputError(f"weight '{key}' is beyond float16: save with half=False")
+    for key, value in state.items() if half else ():
+        state[key] = halved(value)
+        if state[key] is not value and not state[key].isfinite().all():
+            raise InputError(f"weight '{key}' is beyond float16: save with half=False")
     return save(state)
+
+
+def halved(value: Tensor) -> Tensor:
+    """A tensor as it is stored in half precision: float16 if it is a large float32 one, see `HALVED`, else itself."""
+    return value.half() if value.numel() >= HALVED and value.dtype == torch.float32 else value
