@@ -526,7 +526,7 @@ def test_inspect_refuses_models(begun: Path, tmp_path: Path, capsys):
         (tmp_path / "empty", ("no config.json", "empty", "save_pretrained")),
         (begun / "model.safetensors", ("is a file", "give the folder")),
         ("resnet81", ("unknown model 'resnet81'", "resnet18")),
-        ("ti_resnet18", ("ti_resnet18", "TI_BACKBONES_HUB")),
+        ("ti_resnet26", ("ti_resnet26", "TI_BACKBONES_HUB")),
     ):
         assert cli.main(["inspect", str(model), "--no-pretrained"]) == 2
         said = capsys.readouterr()

@@ -14,6 +14,8 @@ from hub_models import model_folder, tensors
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file, save_file
 
+from ti_backbones.inspection import InspectConfig, inspect
+
 NAME = "org/m"
 PRINT = """
 import json, time, torch, timm, ti_backbones
@@ -95,6 +97,23 @@ def test_revisions_are_pinned_and_kept_offline(clients, original, tmp_path):
     assert hub.calls("GET /storage") == sent
     plain = f"{PRINT}\nprint(first(timm.create_model('hf-hub:{NAME}', pretrained=True)))"
     assert clients.run(plain, HF_HUB_OFFLINE="1").value == expected[0]
+
+
+def test_commands_take_a_repository(clients, original, tmp_path):
+    """inspect and finetune take org/name as from_pretrained does: with its own latent transformer, none is fitted."""
+    clients.server.put(NAME, original)
+    code = f"""{PRINT}
+from ti_backbones.inspection import InspectConfig, inspect
+from ti_backbones.pose.finetune_config import FinetuneConfig
+from ti_backbones.pose.start import start_from
+
+encoder, latent_transformer, _ = start_from(FinetuneConfig(out="run", model={NAME!r}))
+certificate = inspect(InspectConfig({NAME!r}, limit=4, angles=4))
+print(json.dumps([first(encoder), latent_transformer.config(), certificate.gain]))"""
+    loaded, transformer, gain = clients.run(code).value
+    assert loaded == first(original)
+    assert transformer == json.loads((original / "config.json").read_text())["ti_backbones"]["latent_transformer"]
+    assert gain == pytest.approx(inspect(InspectConfig(str(original), limit=4, angles=4)).gain, abs=1e-5)
 
 
 def test_transient_faults_are_overcome(clients, original):

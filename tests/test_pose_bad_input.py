@@ -102,7 +102,7 @@ def test_a_value_out_of_range(option, value, wanted, fails, shard: Path, tmp_pat
     [
         (("--model", "resnet81"), ("unknown model 'resnet81'", "resnet18")),
         (("--model", "inception_v3"), ("does not run at --size 32", "another size")),
-        (("--model", "ti_resnet18", "--init", "pretrained"), ("ti_resnet18", "TI_BACKBONES_HUB")),
+        (("--model", "ti_resnet26", "--init", "pretrained"), ("ti_resnet26", "TI_BACKBONES_HUB")),
         (("--init", "imagenet"), ("--init is 'imagenet'", "pretrained, random")),
         (("--recipe.mode", "thawed"), ("--recipe.mode", "thawed", "frozen")),
         (("--recipe.head", "cnn"), ("--recipe.head", "cnn", "equivariant")),

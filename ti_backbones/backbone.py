@@ -282,6 +282,18 @@ def find_folder(name: str) -> Path:
     )
 
 
+def folder_of(model: str) -> Path | None:
+    """The local folder of a model folder's path, a `ti_*` name or org/name; None for a timm model, hf-hub:org/name too.
+
+    Raises:
+        InputError: if there is none, or it is a file.
+    """
+    if Path(model).is_file():
+        raise InputError(f"model '{model}' is a file: give the folder that holds it and {CONFIG_FILE}")
+    ours = Path(model).is_dir() or model.startswith("ti_") or (":" not in model and hub_id(model) is not None)
+    return find_folder(model) if ours else None
+
+
 def read_config(folder: Path) -> dict:
     """config.json of a model folder.
 

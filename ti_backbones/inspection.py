@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 
 from . import isomorphism
-from .backbone import CONFIG_FILE, TRANSFORMER_FILE, TIBackbone, create_encoder, find_folder, read_config
+from .backbone import TRANSFORMER_FILE, TIBackbone, create_encoder, folder_of, read_config
 from .checkpoint import replacing, write_atomically
 from .data import load_all, open_data
 from .distributed import find_device
@@ -27,7 +27,7 @@ class InspectConfig:
     """Certify a model on held-out images."""
 
     model: str
-    """a TI model folder, a published ti_* name, or any timm model (a representation is then fitted)"""
+    """a TI model folder, a published ti_* name, org/name of the Hub, or any timm model (a representation is fitted)"""
     data: str = "embedded?split=test"
     """images to certify on: embedded, folder:PATH or shards:PATH-or-pattern"""
     fit_data: str = "embedded"
@@ -87,16 +87,13 @@ def inspect(config: InspectConfig) -> Certificate:
 
 def _open(config: InspectConfig) -> tuple[TIBackbone, dict]:
     """The model, and what is recorded of its training; `fitted` False asks for a fit."""
-    path = Path(config.model)
-    if path.is_dir() or config.model.startswith("ti_"):
-        folder = find_folder(config.model)
+    folder = folder_of(config.model)
+    if folder is not None:
         if (folder / TRANSFORMER_FILE).is_file():
             ti = TIBackbone.from_pretrained(folder)
             return ti, ti.metadata.get("training", {})
         read_config(folder)
         encoder = create_encoder(f"local-dir:{folder}", pretrained=True)
-    elif path.exists():
-        raise InputError(f"model '{config.model}' is a file: give the folder that holds it and {CONFIG_FILE}")
     else:
         options = {"img_size": config.size} if config.size and has_fixed_size(config.model) else {}
         encoder = create_encoder(config.model, pretrained=config.pretrained, **options)

@@ -21,7 +21,7 @@ class FinetuneConfig:
     out: Path
     """folder of the run: the pose model, and `training/` with checkpoint and log"""
     model: str
-    """a TI model folder, a published ti_* name, or any timm model"""
+    """a TI model folder, a published ti_* name, org/name of the Hub, or any timm model"""
     data: str = "embedded"
     """labelled images: embedded, shards:PATH-or-pattern, dexycb:PATH, interhand:PATH, freihand:PATH, ho3d:PATH"""
     val_data: str = ""

@@ -122,9 +122,11 @@ class Results:
                 )
         for key, their in self.against.items():
             less = (their["low"] + their["high"]) / 2
+            percent = 100 * less / their["theirs"]
             lines.append(
                 f"  {key.upper().replace('_', '-')} {their['theirs'] - less:.2f} against {their['theirs']:.2f}:"
-                f" {100 * less / their['theirs']:.1f} % less ({their['low']:.2f} to {their['high']:.2f} mm, 95 %)"
+                f" {abs(percent):.1f} % {'less' if percent >= 0 else 'more'}"
+                f" (less by {their['low']:.2f} to {their['high']:.2f} mm, 95 %)"
             )
         return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from torch import nn
 from .. import isomorphism
 from ..backbone import (
     TRANSFORMER_FILE,
-    find_folder,
+    folder_of,
     latent_width,
     load_strictly,
     read_config,
@@ -38,12 +38,9 @@ def start_from(config: FinetuneConfig) -> tuple[nn.Module, LatentTransformer | N
     Raises:
         InputError: for a model or weights that cannot be found or do not fit.
     """
-    path, random = Path(config.model), config.init == "random"
-    folder = None
-    if path.is_dir() or (config.model.startswith("ti_") and config.init == "pretrained"):
-        folder = find_folder(config.model)
-    elif path.exists():
-        raise InputError(f"model '{config.model}' is a file: give the folder that holds it")
+    random = config.init == "random"
+    needs_weights = config.init == "pretrained" or not config.model.startswith("ti_")
+    folder = folder_of(config.model) if needs_weights else None
     ours: dict[str, Any] = {}
     name = config.model
     if folder is not None:
