@@ -178,6 +178,15 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(images: Path, tmp_path
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
+def test_what_is_saved_is_the_last_step_s_encoder_and_a_transformer_that_fits_it(images: Path, tmp_path: Path):
+    """Drawing and certifying leave the encoder alone, its running statistics too; T alone is fitted once more."""
+    train(tmp_path / "run", images)
+    state, saved = checkpoint_of(tmp_path / "run")["objective"], tmp_path / "run" / "model.safetensors"
+    assert all(torch.equal(v, state[f"ti.encoder.{k}"]) for k, v in load_file(saved).items())
+    fitted = load_file(tmp_path / "run" / "latent_transformer.safetensors")
+    assert not torch.equal(fitted["weight"], state["ti.latent_transformer.weight"])
+
+
 def test_another_seed_gives_other_weights(images: Path, tmp_path: Path):
     """So that equality above says something."""
     for seed in (0, 1):

@@ -271,21 +271,27 @@ def isotypic_rows(latents: Tensor, blocks: tuple[int, ...]) -> Tensor:
     return torch.cat(rows)
 
 
-def fit_representation(latents: Tensor, rank: int | None = None, blocks=None, steps: int = 300) -> O2Representation:
+def fit_representation(
+    latents: Tensor, rank: int | None = None, blocks=None, steps: int = 300, start: O2Representation | None = None
+) -> O2Representation:
     """Fit an `O2Representation` to the latents of a frozen encoder: its certificate without training.
 
-    Starts from `isotypic_rows` and minimises E‖T_g z(x) - z(g·x)‖² over P by Adam; μ is the mean. If neither rank nor
-    blocks are given, blocks that do worse than nothing are then dropped, and the others fitted anew: what an encoder
-    keeps still is not to be moved.
+    Starts from `isotypic_rows`, or from another representation with its blocks, and minimises E‖T_g z(x) - z(g·x)‖²
+    over P by Adam; μ is the mean. If neither rank nor blocks nor a start are given, blocks that do worse than nothing
+    are then dropped, and the others fitted anew: what an encoder keeps still is not to be moved.
 
     Args:
         latents: (2A, N, D) of training images under `grid(A)`.
         rank, blocks: as for `O2Representation`.
         steps: optimiser steps.
+        start: one that was trained with the encoder. It is left as it is.
 
     Returns:
         the fitted representation, in eval mode.
     """
+    if start is not None:
+        rows = start.projection().detach().to(latents)
+        return _fit(latents, O2Representation(latents.shape[2], blocks=start.blocks), steps, rows)
     whole = _fit(latents, O2Representation(latents.shape[2], rank, blocks), steps)
     if rank is not None or blocks is not None:
         return whole
@@ -295,8 +301,8 @@ def fit_representation(latents: Tensor, rank: int | None = None, blocks=None, st
         counts.append(int(kept[whole.signs :: 2][whole.frequencies[whole.plane] == k].sum()))
     if tuple(counts) == whole.blocks:
         return whole
-    start = whole.projection().detach()[kept]
-    return _fit(latents, O2Representation(latents.shape[2], blocks=counts), steps, start)
+    rows = whole.projection().detach()[kept]
+    return _fit(latents, O2Representation(latents.shape[2], blocks=counts), steps, rows)
 
 
 @torch.no_grad()
@@ -351,21 +357,45 @@ def _fit(latents: Tensor, transformer: O2Representation, steps: int, rows: Tenso
 
 
 def represent(
-    encoder: Any, images: Tensor, frame: Frame, device: torch.device | str = "cpu", blocks=None, steps: int = 300
+    encoder: Any,
+    images: Tensor,
+    frame: Frame,
+    device: torch.device | str = "cpu",
+    blocks=None,
+    steps: int = 300,
+    start: O2Representation | None = None,
 ) -> O2Representation:
-    """Fit an `O2Representation` to an encoder that was trained without a latent transformer.
+    """Fit an `O2Representation` to an encoder as it is, whether or not it was trained with one.
 
     Args:
         encoder: a timm model in eval mode, on `device`.
         images: (N, 3, S, S) uint8 training images. frame: how views are framed.
-        blocks, steps: see `fit_representation`.
+        blocks, steps, start: see `fit_representation`.
     """
     mean, std = normalisation(encoder)
     latents = orbit_latents(
         lambda x: encode(encoder, x)[0], images, grid(12), frame, mean, std, desc="training latents", device=device
     )
     with torch.autocast("cpu", enabled=False):  # of the caller, who may encode in bf16
-        return fit_representation(latents, blocks=blocks, steps=steps).to(device)
+        return fit_representation(latents, blocks=blocks, steps=steps, start=start).to(device)
+
+
+def settle(ti: Any, trained: bool, images: Tensor, frame: Frame, device: torch.device | str = "cpu") -> None:
+    """Fit the T of a backbone to its encoder, which is finished: see `represent`.
+
+    A T that was trained along met batch statistics, noise and an encoder that moved on, and the loss gave near elements
+    the weight of far ones; what is left to gain with the encoder at rest can be half of the error. A `LowRankAffine`
+    that was trained stays as it is.
+
+    Args:
+        ti: a `TIBackbone` in eval mode, on `device`. trained: whether its latent transformer was trained with it.
+        images, frame: see `represent`.
+    """
+    before = ti.latent_transformer if trained else None
+    if before is None:
+        ti.latent_transformer = represent(ti.encoder, images, frame, device)
+    elif isinstance(before, O2Representation):  # in its place: whoever else holds it goes on with what is fitted
+        before.load_state_dict(represent(ti.encoder, images, frame, device, start=before).state_dict())
 
 
 def normalisation(encoder: Any) -> tuple[Tensor, Tensor]:

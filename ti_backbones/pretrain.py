@@ -325,21 +325,18 @@ class _Run:
         checkpoint.write_atomically(self.folder / f"views-{self.step:06d}.png", png)
 
     def _finish(self) -> isomorphism.Certificate:
-        """Certify and save the finished model."""
+        """Fit T to the finished encoder, draw, certify and save."""
         config = self.config
-        self._draw()
+        self.objective.eval()  # as a whole: what draws restores the mode that it finds
         ti = cast(TIBackbone, self.objective.ti if self.ema is None else self.ema.module)
         ti = at_last_size(ti, config).eval()
-        if not config.objective.trains_transformer:
-            torch.manual_seed(config.seed)
-            with self.autocast:
-                ti.latent_transformer = isomorphism.represent(
-                    ti.encoder, self._some_images(TEST_IMAGES), config.objective.frame, self.world.device
-                )
+        trained, frame = config.objective.trains_transformer, config.objective.frame
+        torch.manual_seed(config.seed)
         with self.autocast:
-            certificate = isomorphism.certify_backbone(
-                ti, self._test_images(), config.objective.frame, self.data.test_name
-            )
+            isomorphism.settle(ti, trained, self._some_images(TEST_IMAGES), frame, self.world.device)
+        self._draw()
+        with self.autocast:
+            certificate = isomorphism.certify_backbone(ti, self._test_images(), frame, self.data.test_name)
         ti.metadata = self._metadata(certificate)
         ti.save_pretrained(config.out)
         checkpoint.write_atomically(config.out / "certificate.json", certificate.to_json().encode())

@@ -184,18 +184,16 @@ class Pretraining:
             ) from e
 
     def finish(self, held_out: Tensor, record: dict[str, Any]) -> Certificate:
-        """Certify the encoder and save it, with a representation fitted to it if it was trained without one.
+        """Fit a representation to the encoder, certify it and save it.
 
         Args:
             held_out: (N, 3, S, S) uint8 to certify on. record: goes into the model's metadata.
         """
         ti, frame, device = self.ti.eval(), self.options.objective.frame, self.machine.device
-        if not self.method.trains_transformer:
-            images = drawn(self.hands, FITTED_ON)["image"]
-            torch.manual_seed(self.options.seed)
-            with self.machine.autocast:
-                ti.latent_transformer = isomorphism.represent(ti.encoder, images, frame, device)
+        images = drawn(self.hands, FITTED_ON)["image"]
+        torch.manual_seed(self.options.seed)
         with self.machine.autocast:
+            isomorphism.settle(ti, self.method.trains_transformer, images, frame, device)
             certificate = isomorphism.certify_backbone(ti, held_out, frame, "validation images")
         training = {
             "method": self.name,
