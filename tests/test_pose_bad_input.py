@@ -16,6 +16,8 @@ from test_pose_finetune import files_of, options_for
 
 from ti_backbones import cli
 from ti_backbones.backbone import TIBackbone
+from ti_backbones.pose.finetune_config import FinetuneConfig
+from ti_backbones.pose.start import start_from
 
 
 @pytest.fixture(scope="session")
@@ -255,3 +257,14 @@ def test_a_broken_image_among_others_is_named(finished: Path, images: Path, tmp_
     content = json.loads((out / "joints.json").read_text())
     assert list(content["hands"]) == ["001.jpg"]
     assert "000.jpg" in next(iter(content["broken"].values()))
+
+
+def test_a_folder_called_as_names_are_is_a_folder(tmp_path: Path, monkeypatch):
+    """Also where its weights are not wanted: it says which architecture is meant, and the size."""
+    ti = TIBackbone("test_resnet")
+    ti.metadata = {"training": {"size": 96}}
+    ti.save_pretrained(tmp_path / "ti_mine")
+    monkeypatch.chdir(tmp_path)
+    _, transformer, said = start_from(FinetuneConfig(tmp_path / "run", "ti_mine", init="random"))
+    assert transformer is None
+    assert said["size"] == 96

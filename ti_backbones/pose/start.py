@@ -39,8 +39,8 @@ def start_from(config: FinetuneConfig) -> tuple[nn.Module, LatentTransformer | N
         InputError: for a model or weights that cannot be found or do not fit.
     """
     random = config.init == "random"
-    needs_weights = config.init == "pretrained" or not config.model.startswith("ti_")
-    folder = folder_of(config.model) if needs_weights else None
+    is_name = config.model.startswith("ti_") and not Path(config.model).is_dir()
+    folder = None if is_name and config.init != "pretrained" else folder_of(config.model)
     ours: dict[str, Any] = {}
     name = config.model
     if folder is not None:
