@@ -23,6 +23,7 @@ FIGURE = Path(__file__).resolve().parent / "results" / "models.png"
 OURS = "ti"
 RIVALS = ("scratch", "start", "ae-pooled")
 NAMES = {"scratch": "scratch", "start": "ImageNet", "ae-pooled": "autoencoder", OURS: "TI"}
+VIEWS_WIDTH = 9.6  # inches, however many panels stand below
 MADE_OF = ("certificate.json", "photos.json", "comparison/report.json")
 
 
@@ -118,8 +119,8 @@ def figure(found: list[Model], path: Path = FIGURE) -> None:
     tuned = [model for model in found if model.share]
     with Image.open(found[0].folder / VIEWS_FILE) as image:
         views = np.asarray(image.convert("RGB"))
-    width = 5.5 + 5.5 * len(tuned)
-    heights = (width * len(views) / len(views[0]), 3.6)
+    width = 4.8 * (1 + len(tuned))
+    heights = (VIEWS_WIDTH * len(views) / len(views[0]), 3.2)
     fig = Figure(figsize=(width, sum(heights)), layout="constrained")
     FigureCanvasAgg(fig)
     grid = fig.add_gridspec(2, 1 + len(tuned), height_ratios=heights)
@@ -138,7 +139,7 @@ def figure(found: list[Model], path: Path = FIGURE) -> None:
     first.legend(fontsize=7, loc="upper center", ncols=2, columnspacing=1, frameon=False)
     for axes, model in zip(panels, tuned, strict=True):
         rows = {name: of for name in model.rows if (of := model.tuned(name))}
-        names = [_row_name(name) for name in rows]
+        names = [_row_name(name).replace(", ", ",\n") for name in rows]
         means = [of["mpjpe"]["mean"] for of in rows.values()]
         spread = [of["mpjpe"]["sd"] or 0.0 for of in rows.values()]
         bars = axes.barh(names, means, xerr=spread, color=["C1" if n.startswith(OURS) else "C0" for n in rows])
