@@ -13,12 +13,16 @@ from ti_backbones import o2
 from ti_backbones.images import disc_mask
 
 FOLDER = Path(__file__).parent.parent / "examples"
-EXAMPLES = sorted(FOLDER.glob("*.py"))
 ARGUMENTS = {"digits": ("--quick", "--json", "digits.json", "--figure", "digits.png")}
+SLOW = {"digits"}
 SAYS = {"wrap_any_model": "the same latent: True", "digits": "| TI: equivariant head |"}
+EXAMPLES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW))
+    for path in sorted(FOLDER.glob("*.py"))
+]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_example_runs(path, tmp_path):
     arguments = ARGUMENTS.get(path.stem, ())
     command = [sys.executable, str(path), *arguments]
