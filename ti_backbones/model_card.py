@@ -255,6 +255,7 @@ def _making(ours: dict[str, Any], measured: Measured) -> list[str]:
     if ours.get("training"):
         lines += ["## Training", "```json\n" + json.dumps(ours["training"], indent=2) + "\n```"]
     if measured.last:
-        terms = ", ".join(f"{k} {v:.3g}" for k, v in measured.last.items() if isinstance(v, float | int))
+        last = {k: v for k, v in measured.last.items() if isinstance(v, float | int)}
+        terms = ", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v:.3g}" for k, v in last.items())
         lines += [f"The last step in its log (`log.jsonl`): {terms}."]
     return lines

@@ -77,7 +77,7 @@ class Bar:
 
     def __str__(self) -> str:
         sides = {">=": self.at_least, "<=": self.at_most, "<": self.below}
-        return ", ".join(f"{sign} {value:.4g}" for sign, value in sides.items() if value is not None)
+        return ", ".join(f"{sign} {value:g}" for sign, value in sides.items() if value is not None)
 
 
 @dataclass(frozen=True)
