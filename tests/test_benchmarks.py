@@ -7,6 +7,7 @@ import math
 import statistics
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def holds(ratio: float, bar: str) -> bool | None:
         return None
     tests = {">=": float.__ge__, "<=": float.__le__, "<": float.__lt__}
     return all(tests[sign](ratio, float(value)) for sign, value in (part.split() for part in bar.split(", ")))
+
+
+@pytest.mark.parametrize("widest", [1.0231219, 1.0238, 1.1, 12.3456])
+def test_a_bar_judges_by_the_numbers_that_it_prints_and_never_kindlier(widest: float, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    bar = import_module("paired").Bar(at_least=1 / widest, at_most=widest)
+    for ratio in (*(end * (1 + k * 2e-5) for end in (1 / widest, widest) for k in range(-60, 61)), math.nan):
+        assert bar.met(ratio) is holds(ratio, str(bar))
+        assert not bar.met(ratio) or 1 / widest <= ratio <= widest
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +52,7 @@ def _row(way: str, how: str, model: str, runs: list[Run], settings: Settings) ->
     widest = max(max(r, 1 / r) for r in noise)
     extra = {"noise": {"spread": [min(noise), max(noise)], "median": statistics.median(noise), "values": again}}
     against = f"{model} (against itself: {min(noise):.3f} to {max(noise):.3f})"
-    low, high = math.floor(1000 / widest) / 1000, math.ceil(1000 * widest) / 1000  # as the table says them
-    bar = Bar(at_least=low, at_most=high)
+    bar = Bar(at_least=1 / widest, at_most=widest)
     return Row("inference", f"ti_{model}, {way}, {how}", against, "s", ours, theirs, bar, extra)
 
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,16 +70,25 @@ class Bar:
     at_most: float | None = None
     below: float | None = None
 
-    def met(self, ratio: float) -> bool:
-        return not (
-            (self.at_least is not None and ratio < self.at_least)
-            or (self.at_most is not None and ratio > self.at_most)
-            or (self.below is not None and ratio >= self.below)
+    @property
+    def _sides(self) -> list[tuple[str, Callable[[float, float], bool], float]]:
+        """To four digits, rounded to the strict side, so that a ratio is judged by the numbers that are printed."""
+        sides = (
+            (">=", operator.ge, self.at_least, ROUND_CEILING),
+            ("<=", operator.le, self.at_most, ROUND_FLOOR),
+            ("<", operator.lt, self.below, ROUND_FLOOR),
         )
+        return [
+            (sign, holds, float(Context(prec=4, rounding=way).create_decimal(repr(value))))
+            for sign, holds, value, way in sides
+            if value is not None
+        ]
+
+    def met(self, ratio: float) -> bool:
+        return all(holds(ratio, value) for _, holds, value in self._sides)
 
     def __str__(self) -> str:
-        sides = {">=": self.at_least, "<=": self.at_most, "<": self.below}
-        return ", ".join(f"{sign} {value:g}" for sign, value in sides.items() if value is not None)
+        return ", ".join(f"{sign} {value:.4g}" for sign, _, value in self._sides)
 
 
 @dataclass(frozen=True)
